@@ -1,0 +1,3 @@
+//! The agent: one static executable beside the target.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The layer: what sits between the user's process and the kernel and hands out descriptors.

@@ -1,0 +1,10 @@
+//! The session host and everything it owns: target discovery, agent link, layer link, launch of the command, events.
+//!
+//! One process per session. `tui` starts it through [`role`] and talks to it through `session.proto` only.
+
+pub mod config;
+pub mod events;
+pub mod limits;
+pub mod role;
+pub mod spec;
+pub mod target;

@@ -1,0 +1,43 @@
+//! The hidden processes of the program. The one executable starts itself again in these roles; `main` asks [`Role::from_args`]
+//! before it parses anything.
+
+use std::ffi::OsString;
+
+/// What this process is when it is not the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `__host DIR`: the session host.
+    Host(OsString),
+    /// `__supervisor`: parent of the command; answers its trapped system calls.
+    Supervisor,
+    /// `__netns`: holds the session netns and makes sockets in it.
+    Netns,
+    /// `__node DIR`: holds the node namespace of local pods and their resolver.
+    Node(OsString),
+    /// `__pod DIR`: brings up one local pod and is its parent.
+    Pod(OsString),
+}
+
+impl Role {
+    /// The role that the arguments name, if they do.
+    #[must_use]
+    pub fn from_args(mut args: impl Iterator<Item = OsString>) -> Option<Self> {
+        let role = args.nth(1)?;
+        match role.to_str()? {
+            "__host" => Some(Self::Host(args.next()?)),
+            "__supervisor" => Some(Self::Supervisor),
+            "__netns" => Some(Self::Netns),
+            "__node" => Some(Self::Node(args.next()?)),
+            "__pod" => Some(Self::Pod(args.next()?)),
+            _ => None,
+        }
+    }
+
+    /// Runs the role to its end and returns the exit code of the process.
+    #[must_use]
+    pub fn run(self) -> u8 {
+        match self {
+            Self::Host(_) | Self::Supervisor | Self::Netns | Self::Node(_) | Self::Pod(_) => 70,
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! mirrord-tui: the command line.
+#![forbid(unsafe_code)]
+
+fn main() {}
