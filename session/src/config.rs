@@ -2,8 +2,18 @@
 //!
 //! Reading mirrord's files is in `config/`; this file holds only the resolved types, which the rest of the crate works with.
 
+mod address;
+pub mod file;
+mod load;
+pub mod path_rules;
+mod resolve;
+pub mod shapes;
+
 use std::collections::BTreeMap;
 
+pub use address::AddressError;
+pub use load::{LoadError, load};
+pub use resolve::{Flags, ResolveError, Resolved, file_mode, resolve};
 use serde::{Deserialize, Serialize};
 
 /// What happens with a port of the target.

@@ -89,7 +89,9 @@ impl FromStr for Target {
                 .filter(|pid| *pid > 0)
                 .map(Self::Pid)
                 .ok_or_else(|| error("after pid/ a process number must follow")),
-            _ => Err(error("the kind before / must be local, pid, container, pod, deployment, statefulset, daemonset, replicaset, job, cronjob, service or rollout")),
+            _ => Err(error(
+                "the kind before / must be local, pid, container, pod, deployment, statefulset, daemonset, replicaset, job, cronjob, service or rollout",
+            )),
         }
     }
 }
@@ -101,7 +103,9 @@ impl fmt::Display for Target {
             Self::Pid(pid) => write!(f, "pid/{pid}"),
             Self::Container(id) => write!(f, "container/{id}"),
             Self::Cluster { kind, name, container: None } => write!(f, "{kind}/{name}"),
-            Self::Cluster { kind, name, container: Some(container) } => write!(f, "{kind}/{name}/container/{container}"),
+            Self::Cluster { kind, name, container: Some(container) } => {
+                write!(f, "{kind}/{name}/container/{container}")
+            }
         }
     }
 }
@@ -134,7 +138,17 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_a_reason() {
-        for text in ["", "shop", "local/", "pid/0", "pid/x", "disk/1", "pod/a/b", "pod/a/container/", "local/a/container/b"] {
+        for text in [
+            "",
+            "shop",
+            "local/",
+            "pid/0",
+            "pid/x",
+            "disk/1",
+            "pod/a/b",
+            "pod/a/container/",
+            "local/a/container/b",
+        ] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
     }

@@ -32,5 +32,9 @@ pub(crate) fn run(check: bool) -> Result<()> {
             fs::write(&old_path, new).with_context(|| format!("write {}", old_path.display()))?;
         }
     }
-    if differs.is_empty() { Ok(()) } else { bail!("out of date, run `cargo xtask proto`: {}", differs.join(", ")) }
+    if differs.is_empty() {
+        Ok(())
+    } else {
+        bail!("out of date, run `cargo xtask proto`: {}", differs.join(", "))
+    }
 }

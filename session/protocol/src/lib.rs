@@ -13,21 +13,57 @@ pub const TOKEN_METADATA: &str = "x-mirrord-token";
 
 /// Session host <-> agent.
 pub mod agent {
-    #[allow(missing_docs, clippy::all, clippy::allow_attributes, clippy::allow_attributes_without_reason, unreachable_pub, unused_qualifications, missing_debug_implementations, clippy::use_self, clippy::large_futures, clippy::or_fun_call, clippy::needless_pass_by_value, reason = "generated")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        unused_qualifications,
+        missing_debug_implementations,
+        clippy::use_self,
+        clippy::large_futures,
+        clippy::or_fun_call,
+        clippy::needless_pass_by_value,
+        reason = "generated"
+    )]
     pub mod v1 {
         include!("generated/mirrord.agent.v1.rs");
     }
 }
 /// Viewers <-> session host.
 pub mod session {
-    #[allow(missing_docs, clippy::all, clippy::allow_attributes, clippy::allow_attributes_without_reason, unreachable_pub, unused_qualifications, missing_debug_implementations, clippy::use_self, clippy::large_futures, clippy::or_fun_call, clippy::needless_pass_by_value, reason = "generated")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        unused_qualifications,
+        missing_debug_implementations,
+        clippy::use_self,
+        clippy::large_futures,
+        clippy::or_fun_call,
+        clippy::needless_pass_by_value,
+        reason = "generated"
+    )]
     pub mod v1 {
         include!("generated/mirrord.session.v1.rs");
     }
 }
 /// Layer's supervisor <-> session host.
 pub mod layer {
-    #[allow(missing_docs, clippy::all, clippy::allow_attributes, clippy::allow_attributes_without_reason, unreachable_pub, unused_qualifications, missing_debug_implementations, clippy::use_self, reason = "generated")]
+    #[allow(
+        missing_docs,
+        clippy::all,
+        clippy::allow_attributes,
+        clippy::allow_attributes_without_reason,
+        unreachable_pub,
+        unused_qualifications,
+        missing_debug_implementations,
+        clippy::use_self,
+        reason = "generated"
+    )]
     pub mod v1 {
         include!("generated/mirrord.layer.v1.rs");
     }
