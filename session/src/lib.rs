@@ -2,6 +2,7 @@
 //!
 //! One process per session. `tui` starts it through [`role`] and talks to it through `session.proto` only.
 
+pub mod agent_link;
 pub mod config;
 pub mod events;
 pub mod limits;

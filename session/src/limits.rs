@@ -28,3 +28,42 @@ pub const MEMFD_BYTES: u64 = 1 << 20;
 pub const RELAY_CHUNK: usize = 256 << 10;
 /// Accept streams kept parked at the agent, so that a stolen connection costs no extra round trip.
 pub const PARKED_ACCEPTS: usize = 8;
+
+// ---- agent link
+
+/// Deadline of a call to the agent that does no more than look something up.
+pub const AGENT_CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Deadline of one remote file operation: a hanging network disk of the target must not hang the program for good.
+pub const FILE_CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// What the agent gets beyond its own deadline to say that it passed.
+pub const DIAL_SLACK: Duration = Duration::from_secs(3);
+/// Time between heartbeats.
+pub const AGENT_HEARTBEAT: Duration = Duration::from_secs(2);
+/// First wait after a heartbeat without an answer; doubled each time.
+pub const AGENT_RETRY_MIN: Duration = Duration::from_millis(250);
+/// Longest wait between heartbeats without an answer.
+pub const AGENT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// An agent that has not answered for so long is lost; agents keep a session for about a minute without its client.
+pub const AGENT_LOST: Duration = Duration::from_secs(45);
+/// How long the link's own tasks may take to end.
+pub const AGENT_CLOSE_GRACE: Duration = Duration::from_secs(1);
+/// HTTP/2 PING on an idle connection, so that a port-forward which died silently is noticed.
+pub const AGENT_KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A PING without an answer for so long closes the connection.
+pub const AGENT_KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// HTTP/2 window of one stream: 4 MiB keep 1 Gbit/s busy at 30 ms.
+pub const AGENT_STREAM_WINDOW: u32 = 4 << 20;
+/// HTTP/2 window of a connection: a few streams at full speed, and the bound of what one link may buffer.
+pub const AGENT_CONNECTION_WINDOW: u32 = 16 << 20;
+/// HTTP/2 frames that we accept: large enough that a relay chunk is one frame.
+pub const AGENT_FRAME: u32 = 1 << 20;
+/// Largest message from the agent (a mirror batch, a directory).
+pub const AGENT_MESSAGE: usize = 16 << 20;
+/// Calls in flight on the stream of files or of DNS.
+pub const AGENT_CALLS: usize = 4096;
+/// Messages queued for a stream to the agent; when full the writer waits. A relay keeps at most this many chunks there.
+pub const STREAM_MESSAGES: usize = 4;
+/// Datagrams queued for one UDP association; when full they are dropped, as on a wire.
+pub const UDP_QUEUE: usize = 256;
+/// Default deadline of a DNS query, as resolv.conf(5) has it.
+pub const DNS_TIMEOUT: Duration = Duration::from_secs(5);
