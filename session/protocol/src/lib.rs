@@ -4,6 +4,8 @@
 //! a build needs neither protoc nor a generator; a test regenerates them and compares.
 #![forbid(unsafe_code)]
 
+pub mod sockets;
+
 /// Version of the agent wire. Both ends speak the lower of the two and refuse below [`AGENT_PROTOCOL_OLDEST`].
 pub const AGENT_PROTOCOL: u32 = 1;
 /// Oldest version of the agent wire that this build understands.

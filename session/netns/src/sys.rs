@@ -1,0 +1,1 @@
+//! Socket options and calls that rustix does not wrap. Private; each function is safe to call.
