@@ -6,6 +6,7 @@ pub mod agent_link;
 pub mod config;
 pub mod events;
 pub mod limits;
+pub mod network;
 pub mod role;
 pub mod spec;
 pub mod target;
