@@ -1,7 +1,10 @@
-//! Tasks of the developers of mirrord-tui: `cargo xtask --help`.
+//! Tasks of the developers of mirrord-tui: `cargo xtask --help`. CI runs the same.
 #![forbid(unsafe_code)]
 
+mod layering;
 mod proto;
+mod run;
+mod test;
 
 use anyhow::Result;
 use clap::Parser;
@@ -15,10 +18,17 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Run all checks and tests, or only some parts of them.
+    Test {
+        /// Parts to run; all when none is named.
+        #[arg(value_enum)]
+        parts: Vec<test::Part>,
+    },
 }
 
 fn main() -> Result<()> {
     match Task::parse() {
         Task::Proto { check } => proto::run(check),
+        Task::Test { parts } => test::run(&parts),
     }
 }

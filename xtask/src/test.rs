@@ -1,0 +1,178 @@
+//! `cargo xtask test`: everything that must hold, in the order in which it fails fastest, and an honest count at the end.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    process::{Command, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::{
+    layering, proto,
+    run::{cargo, root, succeed},
+};
+
+/// A part of the checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Formatting, clippy, docs, layering, generated code.
+    Lint,
+    /// Unit, property and integration tests of the crates.
+    Unit,
+    /// The built program from outside: languages, behaviour, clean-up, bounds.
+    E2e,
+}
+
+/// What the runs have counted.
+#[derive(Debug, Default)]
+struct Count {
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+    skipped: Vec<String>,
+}
+
+/// Runs `parts`, or all.
+#[expect(clippy::print_stdout, reason = "a report for people and for CI")]
+pub(crate) fn run(parts: &[Part]) -> Result<()> {
+    let wanted = |part| parts.is_empty() || parts.contains(&part);
+    let mut count = Count::default();
+    let start = Instant::now();
+    if wanted(Part::Lint) {
+        lint()?;
+    }
+    if wanted(Part::Unit) || wanted(Part::E2e) {
+        step("build the program (release)");
+        succeed(&mut cargo(&["build", "--release"]))?;
+    }
+    let stage = Stage::new()?;
+    if wanted(Part::Unit) {
+        step("unit and integration tests");
+        tests(&["test", "--workspace", "--exclude", "mirrord-tests"], &stage, &mut count)?;
+    }
+    if wanted(Part::E2e) {
+        step("victims");
+        succeed(Command::new("tests/victims/build.sh").arg(&stage.victims).current_dir(root()))?;
+        step("end-to-end tests");
+        tests(&["test", "--package", "mirrord-tests"], &stage, &mut count)?;
+    }
+    for line in &count.skipped {
+        println!("{line}");
+    }
+    println!(
+        "{} passed, {} failed, {} skipped",
+        count.passed,
+        count.failed,
+        count.skipped.len() + usize::try_from(count.ignored)?
+    );
+    println!("took {:.0?}", start.elapsed());
+    if count.failed > 0 { bail!("{} tests failed", count.failed) } else { Ok(()) }
+}
+
+fn lint() -> Result<()> {
+    step("formatting");
+    succeed(&mut cargo(&["fmt", "--all", "--check"]))?;
+    step("generated code");
+    proto::run(true)?;
+    step("layering");
+    layering::check()?;
+    step("clippy");
+    succeed(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    step("docs");
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
+    succeed(doc.env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Copies of what the tests run, at a place that an ordinary user can reach as well.
+struct Stage {
+    program: PathBuf,
+    victims: PathBuf,
+}
+
+impl Stage {
+    fn new() -> Result<Self> {
+        let cache = std::env::var_os("MIRRORD_TUI_TEST_CACHE")
+            .map_or_else(|| PathBuf::from("/var/tmp/mirrord-tui-test"), PathBuf::from);
+        let victims = cache.join("victims");
+        fs::create_dir_all(&victims).with_context(|| format!("make {}", victims.display()))?;
+        fs::set_permissions(&cache, fs::Permissions::from_mode(0o755))?;
+        let target =
+            std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+        let built = target.join("release/mirrord-tui");
+        let program = cache.join("mirrord-tui");
+        if built.exists() {
+            // A new inode: the old one may still be running somewhere.
+            drop(fs::remove_file(&program));
+            fs::copy(&built, &program).context("copy the program to where every user can run it")?;
+        }
+        Ok(Self { program, victims })
+    }
+}
+
+/// Runs `cargo test`, shows what fails in full and of the rest only the results.
+#[expect(clippy::print_stdout, reason = "a report for people and for CI")]
+fn tests(args: &[&str], stage: &Stage, count: &mut Count) -> Result<()> {
+    let mut command = cargo(args);
+    command.args(["--no-fail-fast", "--", "--show-output"].map(OsStr::new));
+    command
+        .env("MIRRORD_TUI_BIN", &stage.program)
+        .env("MIRRORD_TUI_VICTIMS", &stage.victims)
+        .stdout(Stdio::piped());
+    let mut child = command.spawn().context("start cargo test")?;
+    let log = root().join("target/test.log");
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(&log)
+        .with_context(|| format!("open {}", log.display()))?;
+    let mut in_failures = false;
+    for line in BufReader::new(child.stdout.take().context("cargo test has no stdout")?).lines() {
+        let line = line?;
+        writeln!(file, "{line}")?;
+        in_failures = (in_failures || line == "failures:") && !line.starts_with("test result:");
+        if in_failures
+            || line.starts_with("test result:")
+            || line.contains("... FAILED")
+            || line.contains("has been running for")
+        {
+            println!("{line}");
+        }
+        if let Some(skipped) = line.strip_prefix("skipped: ") {
+            count.skipped.push(format!("skipped: {skipped}"));
+        }
+        count.add(&line);
+    }
+    let status = child.wait()?;
+    if !status.success() && count.failed == 0 {
+        bail!("cargo {args:?} failed: {status}");
+    }
+    Ok(())
+}
+
+impl Count {
+    /// Adds a line such as `test result: ok. 5 passed; 0 failed; 1 ignored; ...`.
+    fn add(&mut self, line: &str) {
+        let Some(numbers) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
+            return;
+        };
+        for part in numbers.1.split("; ") {
+            match part.split_once(' ').map(|(number, what)| (number.parse().unwrap_or(0), what)) {
+                Some((number, "passed")) => self.passed += number,
+                Some((number, "failed")) => self.failed += number,
+                Some((number, "ignored")) => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "a report for people and for CI")]
+fn step(what: &str) {
+    println!("== {what}");
+}
