@@ -5,8 +5,11 @@
 pub mod agent_link;
 pub mod config;
 pub mod events;
+pub mod histogram;
+pub mod http;
 pub mod limits;
 pub mod network;
+pub mod redact;
 pub mod role;
 pub mod spec;
 pub mod target;

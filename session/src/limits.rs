@@ -18,8 +18,27 @@ pub const RING_EVENTS: usize = 50_000;
 pub const RING_BYTES: usize = 64 << 20;
 /// Bytes kept of each body; the rest is counted.
 pub const BODY_BYTES: usize = 256 << 10;
-/// Rows queued for one viewer before rows are dropped and counted.
-pub const VIEWER_QUEUE: usize = 4096;
+/// Changes of events remembered for viewers: an emission and one change each for a full ring, 8 bytes apiece. A viewer that is
+/// further behind looks through the whole ring once.
+pub const RING_CHANGES: usize = 2 * RING_EVENTS;
+/// Pending events that left the ring and are still waited for, so that the counters stay exact; one is about 1 KiB.
+pub const RING_PENDING: usize = 10_000;
+/// Events that a reader looks at under the lock of the store before it lets producers in: about 100 us.
+pub const READER_LOOKS: usize = 4096;
+/// Bytes of events (bodies included) in one batch of a reader; a gRPC message may have 4 MiB.
+pub const READER_BYTES: usize = 1 << 20;
+/// Rows in one message to a viewer. The queue of a viewer is the ring itself: what leaves it unread is dropped and counted.
+pub const VIEWER_BATCH: usize = 1024;
+/// Pause between two messages to one viewer: a screen shows 30 pictures a second, so 200 messages are enough.
+pub const VIEWER_GAP: Duration = Duration::from_millis(5);
+/// Keys (routes, hosts, operations) with a histogram of their own, per kind; the rest share the key `other`. 26 KiB each at most.
+pub const HISTOGRAM_KEYS: usize = 128;
+/// Shortest latency that histograms tell apart, nanoseconds.
+pub const HISTOGRAM_MIN_NS: u64 = 1_000;
+/// Longest latency of histograms, nanoseconds; longer ones count as this.
+pub const HISTOGRAM_MAX_NS: u64 = 60_000_000_000;
+/// Slow events remembered by number for each kind.
+pub const HISTOGRAM_OUTLIERS: usize = 16;
 /// One datagram between supervisor and host (layer.proto).
 pub const LAYER_MESSAGE: usize = 64 << 10;
 /// Largest remote file that is handed out as a memfd; larger ones are served by FUSE or spooled.
@@ -67,3 +86,9 @@ pub const STREAM_MESSAGES: usize = 4;
 pub const UDP_QUEUE: usize = 256;
 /// Default deadline of a DNS query, as resolv.conf(5) has it.
 pub const DNS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest head of an HTTP message that is read; servers refuse from 8 to 64 KiB on.
+pub const HTTP_HEAD_BYTES: usize = 64 << 10;
+/// Headers of an HTTP message; Apache and nginx allow 100.
+pub const HTTP_HEADERS: usize = 128;
+/// Requests of one connection that may wait for their response; browsers do not pipeline at all, benchmarks do.
+pub const HTTP_PIPELINED: usize = 256;
