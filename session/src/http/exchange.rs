@@ -1,6 +1,6 @@
 //! The requests of a connection that wait for their response, and what becomes of them.
 
-use std::{collections::VecDeque, net::SocketAddr};
+use std::collections::VecDeque;
 
 use mirrord_protocol::session::v1 as wire;
 
@@ -10,24 +10,14 @@ use super::{
     parser::{Follows, Head, Sink},
     route::route,
 };
-use crate::{events::Events, limits::HTTP_PIPELINED, redact};
-
-/// What all requests of a connection have in common.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Context {
-    pub(super) direction: wire::Direction,
-    pub(super) mode: wire::Mode,
-    pub(super) port: u16,
-    pub(super) peer: SocketAddr,
-    pub(super) connection: u64,
-}
+use crate::{events::Events, limits::HTTP_PIPELINED, network::TapContext, redact};
 
 /// Requests in the order in which they came, which is that of the responses.
 #[derive(Debug)]
 pub(super) struct Exchanges {
     events: Events,
     counts: Counts,
-    context: Context,
+    context: TapContext,
     waiting: VecDeque<Exchange>,
     /// When the first byte of the request came whose head is not complete.
     started_ns: Option<u64>,
@@ -61,7 +51,7 @@ struct Response {
 }
 
 impl Exchanges {
-    pub(super) fn new(events: Events, counts: Counts, context: Context) -> Self {
+    pub(super) fn new(events: Events, counts: Counts, context: TapContext) -> Self {
         Self { events, counts, context, waiting: VecDeque::new(), started_ns: None, tunnel: false }
     }
 
@@ -108,7 +98,7 @@ impl Exchanges {
             head.header("host").map(|host| String::from_utf8_lossy(host).into_owned()).unwrap_or_default();
         let upgrade = head.header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"));
         let protocol = if upgrade { "websocket".to_owned() } else { format!("HTTP/1.{}", head.minor) };
-        let Context { direction, mode, port, peer, connection } = self.context;
+        let TapContext { direction, mode, port, peer, connection, .. } = self.context;
         let ip = match peer.ip() {
             std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
             std::net::IpAddr::V6(ip) => ip.octets().to_vec(),

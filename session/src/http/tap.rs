@@ -3,15 +3,14 @@
 //! A request event is emitted as pending when its head is complete and changed when its response is. A connection that turns
 //! out not to be HTTP costs nothing any more. After bytes that a capture lost, reading begins again with the next request.
 
-use std::net::SocketAddr;
-
-use mirrord_protocol::session::v1 as wire;
+use std::sync::Arc;
 
 use super::{
     HttpTaps,
-    exchange::{Context, Exchanges},
+    exchange::Exchanges,
     parser::{Parser, Side},
 };
+use crate::network::{Tap, TapContext, TapFactory};
 
 /// Reader of one connection.
 #[derive(Debug)]
@@ -22,25 +21,23 @@ pub struct HttpTap {
 }
 
 impl HttpTaps {
-    /// A tap for a new connection. `mid_stream`: it was open before the capture began.
+    /// What [`crate::network::NetworkSpec::tap`] wants.
     #[must_use]
-    pub fn tap(
-        &self,
-        direction: wire::Direction,
-        mode: wire::Mode,
-        port: u16,
-        peer: SocketAddr,
-        connection: u64,
-        mid_stream: bool,
-    ) -> HttpTap {
-        let context = Context { direction, mode, port, peer, connection };
+    pub fn factory(&self) -> TapFactory {
+        let taps = self.clone();
+        Arc::new(move |context| Some(Box::new(taps.tap(context))))
+    }
+
+    /// A tap for a new connection.
+    #[must_use]
+    pub fn tap(&self, context: TapContext) -> HttpTap {
         let exchanges = Exchanges::new(self.events.clone(), self.counts.clone(), context);
         let mut tap = HttpTap {
             requests: Parser::new(Side::Request),
             responses: Parser::new(Side::Response),
             exchanges,
         };
-        if mid_stream {
+        if context.mid_stream {
             tap.requests.seek();
             tap.responses.seek();
         }
@@ -48,9 +45,8 @@ impl HttpTaps {
     }
 }
 
-impl HttpTap {
-    /// The next bytes that the client sent.
-    pub fn client(&mut self, time_ns: u64, bytes: &[u8]) {
+impl Tap for HttpTap {
+    fn client(&mut self, time_ns: u64, bytes: &[u8]) {
         if self.requests.raw() {
             return;
         }
@@ -62,8 +58,7 @@ impl HttpTap {
         }
     }
 
-    /// The next bytes that the server sent.
-    pub fn server(&mut self, time_ns: u64, bytes: &[u8]) {
+    fn server(&mut self, time_ns: u64, bytes: &[u8]) {
         if self.responses.raw()
             || self.exchanges.is_empty() && (self.requests.raw() || self.responses.seeking())
         {
@@ -79,8 +74,7 @@ impl HttpTap {
         }
     }
 
-    /// Bytes of one direction are missing here; `None`: nothing more of this direction follows.
-    pub fn gap(&mut self, time_ns: u64, from_server: bool, bytes: Option<u64>) {
+    fn gap(&mut self, time_ns: u64, from_server: bool, bytes: Option<u64>) {
         if self.requests.raw() && self.responses.raw() {
             return;
         }
@@ -99,15 +93,16 @@ impl HttpTap {
         }
     }
 
-    /// The connection is over.
-    pub fn closed(&mut self, time_ns: u64, reset: bool) {
+    fn closed(&mut self, time_ns: u64, reset: bool) {
         if !reset {
             self.responses.close(&mut self.exchanges.responses(time_ns));
         }
         let reset = if reset { "reset" } else { "closed" };
         self.end(time_ns, &format!("the connection was {reset} before the response was complete"));
     }
+}
 
+impl HttpTap {
     fn end(&mut self, time_ns: u64, why: &str) {
         self.exchanges.fail(time_ns, why);
         self.requests.tunnel();

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     events::Taken,
     limits::{BODY_BYTES, HTTP_HEAD_BYTES},
+    network::{Tap, TapContext},
     redact,
 };
 use mirrord_protocol::session::v1 as wire;
@@ -35,7 +36,14 @@ fn play_with(mid_stream: bool, says: &[Say]) -> (Vec<wire::Event>, HttpCount) {
     let events = Events::new();
     let taps = HttpTaps::new(events.clone());
     let peer = SocketAddr::from(([10, 1, 0, 7], 40_001));
-    let mut tap = taps.tap(wire::Direction::Incoming, wire::Mode::Steal, 80, peer, 9, mid_stream);
+    let mut tap = taps.tap(TapContext {
+        direction: wire::Direction::Incoming,
+        mode: wire::Mode::Steal,
+        port: 80,
+        peer,
+        connection: 9,
+        mid_stream,
+    });
     let ns = |ms: &u64| 1_000_000_000 + ms * 1_000_000;
     for say in says {
         match say {
@@ -220,7 +228,14 @@ fn a_huge_body_is_counted_and_not_kept() {
     let events = Events::new();
     let taps = HttpTaps::new(events.clone());
     let peer = SocketAddr::from(([10, 1, 0, 7], 1));
-    let mut tap = taps.tap(wire::Direction::Outgoing, wire::Mode::Unspecified, 80, peer, 1, false);
+    let mut tap = taps.tap(TapContext {
+        direction: wire::Direction::Outgoing,
+        mode: wire::Mode::Unspecified,
+        port: 80,
+        peer,
+        connection: 1,
+        mid_stream: false,
+    });
     tap.client(1, b"GET / HTTP/1.1\r\n\r\n");
     tap.server(2, b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n");
     for _ in 0..(1 << 30) / piece.len() {
