@@ -30,7 +30,12 @@ now() { date +%s%3N; }
 step() { local t; t=$(now); printf '%6d ms  (+%d)  %s\n' $((t - STARTED)) $((t - LAST)) "$*"; LAST=$t; }
 STARTED=$(now) LAST=$STARTED
 
-locked() { mkdir -p "$RUN"; exec 9> "$RUN.lock"; flock 9; "$@"; }
+locked() {
+  mkdir -p "$RUN"
+  exec 9> "$RUN/lock"; flock 9
+  if running && [ "$(cat "$RUN/state")" != "$STATE" ]; then die "a cluster is up in $(cat "$RUN/state"); only one fits on a machine"; fi
+  "$@"
+}
 
 # The init of a live node: the recorded pid, if it still is in the node's network namespace.
 running() { [ -f "$INIT" ] && [ "/proc/$(cat "$INIT")/ns/net" -ef "/run/netns/$NETNS" ]; }
@@ -71,9 +76,11 @@ up() {
   wait_for kube-apiserver curl -fsS --cacert "$STATE/pki/ca.crt" "https://$NODE_IP:6443/readyz"
   start kubelet --config="$STATE/conf/kubelet.yaml" --kubeconfig="$STATE/pki/kubelet.kubeconfig" --hostname-override=$NODE --node-ip=$NODE_IP
   start kube-controller-manager --kubeconfig="$STATE/pki/controller-manager.kubeconfig" --use-service-account-credentials --leader-elect=false \
+    --flex-volume-plugin-dir=/var/lib/kubelet/volume-plugins \
+    --kube-api-qps=500 --kube-api-burst=1000 `# the default, 20, spends 6 s on the controllers' tokens` \
     --service-account-private-key-file="$STATE/pki/sa.key" --root-ca-file="$STATE/pki/ca.crt"
   start kube-scheduler --kubeconfig="$STATE/pki/scheduler.kubeconfig" --leader-elect=false
-  start kube-proxy --kubeconfig="$STATE/pki/proxy.kubeconfig" --hostname-override=$NODE --proxy-mode=iptables --cluster-cidr=$POD_CIDR \
+  start kube-proxy --kubeconfig="$STATE/pki/proxy.kubeconfig" --hostname-override=$NODE --proxy-mode=iptables --cluster-cidr=$POD_CIDR --iptables-min-sync-period=50ms \
     --conntrack-max-per-core=0 --conntrack-min=0 --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0
   start cluster-dns --kubeconfig="$KUBECONFIG" --listen=$NODE_IP:53
   kubectl create -f "$STATE/conf/dns.yaml" > /dev/null
@@ -163,6 +170,7 @@ start_namespaces() {
   setsid nsenter --net=/run/netns/$NETNS unshare --mount --propagation private --pid --fork --mount-proc \
     "$HERE/cluster.sh" become-node > "$STATE/log/init.log" 2>&1 < /dev/null 9>&- &
   local unshare=$!
+  echo "$STATE" > "$RUN/state"
   until [ -f "$RUN/node-ready" ]; do
     kill -0 $unshare 2> /dev/null || die "could not make the namespaces"
     sleep 0.02
@@ -174,7 +182,7 @@ start_namespaces() {
 # Runs as PID 1 of the new namespaces: gives the node its own /sys, /run, /var/lib and /var/log.
 become_node() {
   local run=$STATE/data/mnt kv
-  mkdir -p "$run" "$STATE"/data/{kubelet,containerd,etcd}
+  mkdir -p "$run" "$STATE"/data/{kubelet,containerd}
   # /sys of this network namespace, under the cgroups of the machine
   mount --rbind /sys/fs/cgroup "$run"
   mount -t sysfs sysfs /sys
@@ -188,8 +196,9 @@ become_node() {
   echo 1 > /proc/sys/net/ipv4/ip_forward
   mount -t tmpfs -o mode=755 tmpfs /var/log
   mount -t tmpfs -o mode=755 tmpfs /var/lib
-  mkdir /var/lib/{kubelet,containerd,etcd}
-  for dir in kubelet containerd etcd; do mount --bind "$STATE/data/$dir" /var/lib/$dir; done
+  mkdir -m 700 /var/lib/{kubelet,containerd,etcd}
+  # What pods write is on disk, as on any node (in a tmpfs it would count as their memory); etcd is not.
+  for dir in kubelet containerd; do mount --bind "$STATE/data/$dir" /var/lib/$dir; done
   mount --make-rshared /                   # mountPropagation needs it; no peer is outside this namespace
   touch "$RUN/node-ready"
   mount -t tmpfs -o mode=755 tmpfs /run
@@ -222,19 +231,19 @@ import_images() { local tar; for tar in "$STATE"/images/*.tar; do in_node ctr -n
 
 down() {
   stop_node
-  rm -rf "$RUN" "$RUN.lock"
+  rm -rf "$RUN"
   [ "${1:-}" != --wipe ] || rm -rf "$STATE"
   step "down"
 }
 
 # Takes down what there is of a node; keeps programs, keys, images and logs.
 stop_node() {
-  local pid mount
-  if running; then
-    pid=$(cat "$INIT")
-    kill -9 "$pid"                         # PID 1 of its namespace: the kernel ends all the others
-    while [ -e "/proc/$pid" ]; do sleep 0.02; done
-  fi
+  local mount pids
+  # With PID 1 of its namespace the kernel ends all the others; it goes last, so nothing is left when it is gone.
+  while pids=$(ip netns pids $NETNS 2> /dev/null) && [ -n "$pids" ]; do
+    kill -9 $pids 2> /dev/null || true
+    sleep 0.02
+  done
   rm -f "$RUN"/*.pid "$RUN/node-ready"
   ip netns del $NETNS 2> /dev/null || true
   ip link del $NETNS 2> /dev/null || true  # goes with the namespace, but a little later

@@ -117,22 +117,17 @@ func (d *clusterDNS) reply(query []byte, limit int) []byte {
 	if err != nil {
 		return nil
 	}
-	records, known := d.lookup(question)
+	answers, known := d.answer(question)
 	message := dnsmessage.Message{
 		Header: dnsmessage.Header{
 			ID: header.ID, Response: true, Authoritative: true,
 			RecursionDesired: header.RecursionDesired, RecursionAvailable: true,
 		},
 		Questions: []dnsmessage.Question{question},
+		Answers:   answers,
 	}
 	if !known {
 		message.RCode = dnsmessage.RCodeNameError
-	}
-	for _, body := range records {
-		message.Answers = append(message.Answers, dnsmessage.Resource{
-			Header: dnsmessage.ResourceHeader{Name: question.Name, Class: question.Class, TTL: dnsTTLSeconds},
-			Body:   body,
-		})
 	}
 	packed, err := message.Pack()
 	if err == nil && len(packed) > limit {
@@ -143,6 +138,24 @@ func (d *clusterDNS) reply(query []byte, limit int) []byte {
 		return nil
 	}
 	return packed
+}
+
+// answer looks the name up and follows an alias once, as a stub resolver expects.
+func (d *clusterDNS) answer(q dnsmessage.Question) (answers []dnsmessage.Resource, known bool) {
+	records, known := d.lookup(q)
+	for _, body := range records {
+		header := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: dnsTTLSeconds}
+		answers = append(answers, dnsmessage.Resource{Header: header, Body: body})
+		if alias, ok := body.(*dnsmessage.CNAMEResource); ok && q.Type != dnsmessage.TypeCNAME {
+			target := dnsmessage.Question{Name: alias.CNAME, Type: q.Type, Class: q.Class}
+			records, _ := d.lookup(target)
+			header.Name = alias.CNAME
+			for _, body := range records {
+				answers = append(answers, dnsmessage.Resource{Header: header, Body: body})
+			}
+		}
+	}
+	return answers, known
 }
 
 // lookup returns the records of the asked type, and whether the name exists at all (NXDOMAIN if not).
