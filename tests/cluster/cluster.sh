@@ -4,11 +4,11 @@
 # A real one-node Kubernetes for the end-to-end tests, in its own network, mount and PID namespaces:
 #  - it has no default route: nothing that a pod, the kubelet or a probe sends can leave the machine;
 #  - a hostPID pod sees the node's processes, not the machine's;
-#  - "down" is: kill the PID namespace's init, delete the network namespace, remove the cgroups.
+#  - "down" is: kill what is in the network namespace, delete it, remove the cgroups.
 # Exit code 77 of "up": this machine cannot run it (the reason is on stderr); tests skip on it.
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
-export KUBECONFIG=$STATE/pki/admin.kubeconfig
+export KUBECONFIG=$STATE/pki/admin.kubeconfig KUBECACHEDIR=$STATE/kubecache
 INIT=$RUN/init.pid
 COMPONENTS=(etcd containerd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy cluster-dns)
 
@@ -31,8 +31,10 @@ step() { local t; t=$(now); printf '%6d ms  (+%d)  %s\n' $((t - STARTED)) $((t -
 STARTED=$(now) LAST=$STARTED
 
 locked() {
-  mkdir -p "$RUN"
-  exec 9> "$RUN/lock"; flock 9
+  [ "$(id -u)" = 0 ] || skip "needs root"
+  until [ "$RUN/lock" -ef /proc/self/fd/9 ]; do   # again if the "down" before us removed the file
+    mkdir -p "$RUN"; exec 9> "$RUN/lock"; flock 9
+  done
   if running && [ "$(cat "$RUN/state")" != "$STATE" ]; then die "a cluster is up in $(cat "$RUN/state"); only one fits on a machine"; fi
   "$@"
 }
@@ -50,6 +52,8 @@ up() {
   trap 'failed' EXIT
   stop_node                                  # whatever a crash left behind
   local bin; bin=$("$HERE/build.sh")
+  cd /                                       # the caller's folder may not exist in the node
+  unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
   mkdir -p "$STATE"/{log,data,conf/cni}; rm -f "$STATE"/log/*
   ln -sfn "$bin" "$STATE/bin"
   "$HERE/certs.sh"
@@ -108,7 +112,6 @@ failed() {
 }
 
 preflight() {
-  [ "$(id -u)" = 0 ] || skip "needs root"
   local caps; caps=0x$(sed -n 's/^CapEff:\t//p' /proc/self/status)
   (( caps >> 21 & 1 )) || skip "needs CAP_SYS_ADMIN"
   (( caps >> 12 & 1 )) || skip "needs CAP_NET_ADMIN"
@@ -157,11 +160,15 @@ make_network() {
 cgroup_mounts() { if [ -f /sys/fs/cgroup/cgroup.controllers ]; then echo /sys/fs/cgroup; else ls -d /sys/fs/cgroup/*/; fi; }
 
 make_cgroups() {
-  local mount file
+  local mount name
   for mount in $(cgroup_mounts); do mkdir -p "$mount/$CGROUP"; done
-  for file in cpuset.cpus cpuset.mems; do   # cgroup v1 only: a new cpuset is empty and takes no process
-    [ ! -f /sys/fs/cgroup/cpuset/$file ] || cat /sys/fs/cgroup/cpuset/$file > "/sys/fs/cgroup/cpuset/$CGROUP/$file"
-  done
+  if [ -f /sys/fs/cgroup/cgroup.controllers ]; then
+    for name in $(cat /sys/fs/cgroup/cgroup.controllers); do echo "+$name" > /sys/fs/cgroup/cgroup.subtree_control; done
+  else
+    for name in cpuset.cpus cpuset.mems; do   # a new cpuset is empty and takes no process
+      cat /sys/fs/cgroup/cpuset/$name > "/sys/fs/cgroup/cpuset/$CGROUP/$name"
+    done
+  fi
 }
 
 start_namespaces() {
@@ -169,7 +176,7 @@ start_namespaces() {
   # Not "ip netns exec": it mounts a /sys without cgroups.
   setsid nsenter --net=/run/netns/$NETNS unshare --mount --propagation private --pid --fork --mount-proc \
     "$HERE/cluster.sh" become-node > "$STATE/log/init.log" 2>&1 < /dev/null 9>&- &
-  local unshare=$!
+  local unshare=$!; disown
   echo "$STATE" > "$RUN/state"
   until [ -f "$RUN/node-ready" ]; do
     kill -0 $unshare 2> /dev/null || die "could not make the namespaces"
@@ -232,7 +239,10 @@ import_images() { local tar; for tar in "$STATE"/images/*.tar; do in_node ctr -n
 down() {
   stop_node
   rm -rf "$RUN"
-  [ "${1:-}" != --wipe ] || rm -rf "$STATE"
+  if [ "${1:-}" = --wipe ]; then
+    rm -rf "$STATE"/{bin,conf,images,kubecache,log,pki}
+    rmdir "$STATE" 2> /dev/null || true      # stays if it holds anything of yours
+  fi
   step "down"
 }
 

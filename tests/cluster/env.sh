@@ -2,7 +2,7 @@
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # Everything the cluster keeps lives here: keys, images, logs and, while it runs, the node's data.
-STATE=${MIRRORD_TUI_CLUSTER_DIR:-/var/tmp/mirrord-tui-cluster}
+STATE=$(realpath -m "${MIRRORD_TUI_CLUSTER_DIR:-/var/tmp/mirrord-tui-cluster}")
 # Process ids and the lock. One cluster per machine: addresses and names below are fixed.
 RUN=/run/mirrord-tui-cluster
 

@@ -4,7 +4,8 @@
 set -euo pipefail
 . "$(dirname "$0")/env.sh"
 cluster=$HERE/cluster.sh
-export KUBECONFIG=$STATE/pki/admin.kubeconfig
+if "$cluster" status > /dev/null; then echo "smoke.sh: a cluster is up and may be in use; take it down first" >&2; exit 1; fi
+export KUBECONFIG=$STATE/pki/admin.kubeconfig KUBECACHEDIR=$STATE/kubecache
 scratch=$(mktemp -d)
 forward= tries=0
 trap 'code=$?; [ -z "$forward" ] || kill $forward; "$cluster" down > /dev/null; rm -rf "$scratch"; exit $code' EXIT
@@ -28,6 +29,7 @@ leftovers() {
 }
 machine_sysctls() { sysctl kernel.panic kernel.panic_on_oops vm.overcommit_memory vm.panic_on_oom net.ipv4.ip_forward net.ipv4.conf.all.route_localnet; }
 
+"$cluster" down > /dev/null                  # what a crash may have left
 sysctls=$(machine_sysctls)
 [ -z "$(leftovers)" ] || { echo "FAILED: not a clean machine:"; leftovers; exit 1; }
 
@@ -77,11 +79,17 @@ done
 expect "$(kubectl exec python -- python3 -c "$fetch" http://www.example.com 2>&1 || true)" "Name or service not known"
 ok "service and DNS from a pod"
 
-kubectl port-forward pod/hello 0:8080 --address 127.0.0.1 > "$scratch/forward" & forward=$!
+kubectl port-forward pod/hello 0:8080 --address 127.0.0.1 > "$scratch/forward" 2>&1 & forward=$!
 until port=$(grep -oPm1 '127.0.0.1:\K\d+' "$scratch/forward"); do kill -0 $forward; sleep 0.05; done
 expect "$(curl -sS -m 5 -d ping "http://127.0.0.1:$port/pf")" '"body":"ping"'
 kill $forward; wait $forward || true; forward=
-ok "port-forward"
+# The older protocol, spoken by clients that are not kubectl; curl cannot end what it upgraded.
+upgrade=$(curl -sS -i --max-time 0.5 --http1.1 --cacert "$STATE/pki/ca.crt" --cert "$STATE/pki/admin.crt" --key "$STATE/pki/admin.key" \
+  -H "Connection: Upgrade" -H "Upgrade: websocket" -H "Sec-WebSocket-Version: 13" -H "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==" \
+  -H "Sec-WebSocket-Protocol: v4.channel.k8s.io" "https://$NODE_IP:6443/api/v1/namespaces/default/pods/hello/portforward?ports=8080" \
+  2> /dev/null | tr -d '\0' || true)
+expect "$upgrade" "101 Switching Protocols"
+ok "port-forward, over both protocols"
 
 # Shaped like the agent's: no image of its own, the program comes in ConfigMaps that the Job owns.
 kubectl create -f - > /dev/null <<Y
