@@ -4,12 +4,16 @@
 
 pub mod agent_link;
 pub mod config;
+pub mod env;
 pub mod events;
 pub mod histogram;
 pub mod http;
+pub mod jsonl;
 pub mod limits;
 pub mod network;
+pub mod recording;
 pub mod redact;
 pub mod role;
 pub mod spec;
+pub mod summary;
 pub mod target;

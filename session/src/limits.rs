@@ -92,3 +92,5 @@ pub const HTTP_HEAD_BYTES: usize = 64 << 10;
 pub const HTTP_HEADERS: usize = 128;
 /// Requests of one connection that may wait for their response; browsers do not pipeline at all, benchmarks do.
 pub const HTTP_PIPELINED: usize = 256;
+/// Longest line of a recording: two bodies in base64 with their heads, and room.
+pub const RECORDING_LINE_BYTES: u64 = 4 << 20;

@@ -180,7 +180,7 @@ impl Reader {
                     let Some(slot) = store.slot(seq) else { continue };
                     let new = seq >= self.next_seq;
                     // An earlier change is left to the last one.
-                    let last = slot.changed == change && seq < fresh;
+                    let last = slot.changed == change && slot.emitted != change && seq < fresh;
                     if self.wanted.has(slot.event.kind) && (new || last) {
                         room.take(slot.size);
                         events.push(Arc::clone(&slot.event));

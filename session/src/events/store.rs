@@ -38,6 +38,8 @@ pub(super) struct Store {
 pub(super) struct Slot {
     pub(super) event: Arc<wire::Event>,
     pub(super) size: usize,
+    /// Number of the change that brought it.
+    pub(super) emitted: u64,
     /// Number of its last change.
     pub(super) changed: u64,
     noted: Noted,
@@ -84,7 +86,7 @@ impl Store {
         let size = size_of(&event);
         self.bytes += size;
         let change = self.log_change(seq);
-        self.ring.push_back(Slot { event: Arc::new(event), size, changed: change, noted });
+        self.ring.push_back(Slot { event: Arc::new(event), size, emitted: change, changed: change, noted });
         self.evict();
         seq
     }
