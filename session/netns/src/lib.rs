@@ -11,6 +11,7 @@ compile_error!(
     "the redirect-to-mark rule reads the port from the low half of the mark register, which needs a little-endian machine"
 );
 
+mod bytes;
 pub mod capture;
 pub mod conntrack;
 pub mod holder;

@@ -3,14 +3,16 @@
 //! [`SessionTable`] holds the first packet of every flow that leaves the session netns; [`StealTable`] takes ports of the target
 //! over. Both live as long as the netlink socket that made them (NFT_TABLE_F_OWNER).
 
-use std::os::fd::OwnedFd;
-
 use thiserror::Error;
 
+pub use self::{session::SessionTable, steal::StealTable};
 use crate::netlink::NetlinkError;
 
-/// Name of the tables.
-pub const TABLE: &str = "mirrord";
+mod batch;
+mod matches;
+mod session;
+mod steal;
+
 /// Bits of a packet mark that say "set by us"; a program's own SO_MARK does not have [`MARK_OURS`] there.
 pub const MARK_MASK: u32 = 0xfff0_0000;
 /// Value of those bits.
@@ -70,101 +72,41 @@ pub enum NftError {
     )]
     NoQueue,
     /// The kernel refused a table.
-    #[error("the kernel refuses to {operation} the nf_tables rules")]
+    #[error("the kernel refuses to {operation} nf_tables rules")]
     Kernel {
         /// What was tried.
         operation: &'static str,
         /// Why.
         source: NetlinkError,
     },
-    /// More ports than the table is made for.
+    /// The port is stolen by this table.
     #[error("port {0} is already stolen")]
     Taken(u16),
 }
 
-/// The rules of the session netns.
-#[derive(Debug)]
-pub struct SessionTable {
-    socket: OwnedFd,
-    form: QueueForm,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl SessionTable {
-    /// Installs the rules that hold TCP SYNs and new UDP flows in queue `queue`. `socket`: AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER,
-    /// made in the namespace. Bind the queue first: packets of a queue without a reader are dropped.
-    ///
-    /// # Errors
-    /// [`NftError::NoQueue`] when the kernel cannot hold packets, [`NftError::Kernel`] for all else.
-    pub fn install(socket: OwnedFd, queue: u16) -> Result<Self, NftError> {
-        unimplemented!("{socket:?} {queue}")
+    #[test]
+    fn marks_differ_and_say_that_they_are_ours() {
+        let verdicts = [
+            Verdict::Local,
+            Verdict::Refused,
+            Verdict::HostUnreachable,
+            Verdict::NetUnreachable,
+            Verdict::Redirect(0),
+            Verdict::Redirect(80),
+            Verdict::Redirect(u16::MAX),
+        ];
+        let marks: std::collections::BTreeSet<u32> = verdicts.iter().map(|verdict| verdict.mark()).collect();
+        assert_eq!(marks.len(), verdicts.len());
+        assert!(marks.iter().chain([&AGENT_MARK]).all(|mark| mark & MARK_MASK == MARK_OURS));
+        assert!(!marks.contains(&AGENT_MARK));
     }
 
-    /// The fallback without a queue: TCP to any but loopback addresses goes to `tcp_relay`, UDP port 53 to `dns_relay`; other UDP
-    /// is refused. connect(2) then succeeds before the target has answered.
-    ///
-    /// # Errors
-    /// [`NftError::Kernel`].
-    pub fn install_redirect_only(socket: OwnedFd, tcp_relay: u16, dns_relay: u16) -> Result<Self, NftError> {
-        unimplemented!("{socket:?} {tcp_relay} {dns_relay}")
-    }
-
-    /// Which form of the queue the kernel has.
-    #[must_use]
-    pub fn form(&self) -> QueueForm {
-        self.form
-    }
-}
-
-/// The rules in the target's netns that take ports over. Dropping it removes all of them, which resets stolen connections.
-#[derive(Debug)]
-pub struct StealTable {
-    socket: OwnedFd,
-    listener: u16,
-}
-
-impl StealTable {
-    /// Nothing is installed before the first [`StealTable::add`]. `socket`: AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER, made in the
-    /// target's netns. `listener`: port of the agent's listener there, on [::]. The agent's own sockets carry [`AGENT_MARK`].
-    #[must_use]
-    pub fn new(socket: OwnedFd, listener: u16) -> Self {
-        Self { socket, listener }
-    }
-
-    /// New connections to `port` go to the listener from now on; open ones stay where they are.
-    ///
-    /// # Errors
-    /// [`NftError::Taken`] when it is there already, [`NftError::Kernel`].
-    pub fn add(&mut self, port: u16) -> Result<(), NftError> {
-        unimplemented!("{port}")
-    }
-
-    /// New connections to `port` go to the target again; stolen ones stay stolen. Does nothing for a port that is not there.
-    ///
-    /// # Errors
-    /// [`NftError::Kernel`].
-    pub fn remove(&mut self, port: u16) -> Result<(), NftError> {
-        unimplemented!("{port}")
-    }
-
-    /// The last stolen flow has ended: when no port is left, the rules that keep connection tracking alive go, too.
-    ///
-    /// # Errors
-    /// [`NftError::Kernel`].
-    pub fn flows_ended(&mut self) -> Result<(), NftError> {
-        unimplemented!("{:?} {}", self.socket, self.listener)
-    }
-
-    /// Stolen ports.
-    #[must_use]
-    pub fn ports(&self) -> Vec<u16> {
-        Vec::new()
-    }
-
-    /// SYNs that were redirected, for each port.
-    ///
-    /// # Errors
-    /// [`NftError::Kernel`].
-    pub fn counters(&self) -> Result<Vec<(u16, u64)>, NftError> {
-        unimplemented!()
+    #[test]
+    fn the_port_of_a_redirect_lies_in_network_byte_order() {
+        assert_eq!(Verdict::Redirect(0x1234).mark().to_ne_bytes()[..2], [0x12, 0x34]);
     }
 }

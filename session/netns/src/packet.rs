@@ -4,10 +4,12 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
 use thiserror::Error;
+
+use crate::bytes::{array, be16, be32, index};
 
 /// Transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -84,12 +86,184 @@ pub enum Malformed {
 /// # Errors
 /// [`Malformed`] says what is wrong; nothing else can happen.
 pub fn parse(ip: &[u8]) -> Result<Parsed<'_>, Malformed> {
-    unimplemented!("{ip:?} {:?} {:?} {:?}", IpAddr::V4(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST, fmt::Error)
+    let network = match ip.first().ok_or(Malformed::Short)? >> 4 {
+        4 => v4(ip)?,
+        6 => v6(ip)?,
+        _ => return Err(Malformed::Version),
+    };
+    match network.protocol {
+        PROTOCOL_TCP => tcp(&network),
+        PROTOCOL_UDP => udp(&network),
+        _ => Err(Malformed::Transport),
+    }
+}
+
+const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_UDP: u8 = 17;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+/// Option of the hop-by-hop header that carries the length of a jumbogram (RFC 2675), used by BIG TCP.
+const OPTION_JUMBO: u8 = 0xc2;
+/// Extension headers that are followed. Linux itself sends one at most.
+const EXTENSIONS: usize = 8;
+
+/// What the IP header says.
+struct Network<'a> {
+    protocol: u8,
+    src: IpAddr,
+    dst: IpAddr,
+    /// Captured bytes from the transport header on, without padding behind the packet.
+    transport: &'a [u8],
+    /// The same on the wire.
+    len: usize,
+}
+
+fn v4(ip: &[u8]) -> Result<Network<'_>, Malformed> {
+    let header = usize::from(ip.first().ok_or(Malformed::Short)? & 15) * 4;
+    if header < 20 {
+        return Err(Malformed::Lengths);
+    }
+    let total = match usize::from(be16(ip, 2).ok_or(Malformed::Short)?) {
+        // BIG TCP: the length does not fit into 16 bits, and what was captured is all that is known.
+        0 => ip.len(),
+        total => total,
+    };
+    if be16(ip, 6).ok_or(Malformed::Short)? & 0x1fff != 0 {
+        return Err(Malformed::Fragment);
+    }
+    let address = |offset| array(ip, offset).map(|bytes: [u8; 4]| IpAddr::V4(bytes.into()));
+    Ok(Network {
+        protocol: *ip.get(9).ok_or(Malformed::Short)?,
+        src: address(12).ok_or(Malformed::Short)?,
+        dst: address(16).ok_or(Malformed::Short)?,
+        transport: ip.get(header..total.min(ip.len())).ok_or(Malformed::Short)?,
+        len: total.checked_sub(header).ok_or(Malformed::Lengths)?,
+    })
+}
+
+fn v6(ip: &[u8]) -> Result<Network<'_>, Malformed> {
+    const HEADER: usize = 40;
+    let mut total = match usize::from(be16(ip, 4).ok_or(Malformed::Short)?) {
+        0 => ip.len(),
+        payload => HEADER + payload,
+    };
+    let mut protocol = *ip.get(6).ok_or(Malformed::Short)?;
+    let address = |offset| array(ip, offset).map(|bytes: [u8; 16]| IpAddr::V6(bytes.into()));
+    let (src, dst) = address(8).zip(address(24)).ok_or(Malformed::Short)?;
+    let mut offset = HEADER;
+    for _ in 0..EXTENSIONS {
+        let next = ip.get(offset).copied();
+        let len = match protocol {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let units = *ip.get(offset + 1).ok_or(Malformed::Short)?;
+                if protocol == HOP_BY_HOP && ip.get(offset + 2) == Some(&OPTION_JUMBO) {
+                    total = HEADER + index(be32(ip, offset + 4).ok_or(Malformed::Short)?);
+                }
+                (usize::from(units) + 1) * 8
+            }
+            FRAGMENT => {
+                if be16(ip, offset + 2).ok_or(Malformed::Short)? & 0xfff8 != 0 {
+                    return Err(Malformed::Fragment);
+                }
+                8
+            }
+            _ => break,
+        };
+        protocol = next.ok_or(Malformed::Short)?;
+        offset += len;
+    }
+    let transport = ip.get(offset..total.min(ip.len())).ok_or(Malformed::Short)?;
+    let len = total.checked_sub(offset).ok_or(Malformed::Lengths)?;
+    Ok(Network { protocol, src, dst, transport, len })
+}
+
+fn tcp<'a>(network: &Network<'a>) -> Result<Parsed<'a>, Malformed> {
+    let bytes = network.transport;
+    let fields = (be32(bytes, 4), be32(bytes, 8), be16(bytes, 12), be16(bytes, 14));
+    let (Some(seq), Some(ack), Some(offset_and_flags), Some(window)) = fields else {
+        return Err(Malformed::Short);
+    };
+    let header = usize::from(offset_and_flags >> 12) * 4;
+    if header < 20 || header > network.len {
+        return Err(Malformed::Lengths);
+    }
+    let [_, flags] = offset_and_flags.to_be_bytes();
+    Ok(Parsed {
+        flow: flow(Transport::Tcp, network)?,
+        tcp: Some(TcpHeader { seq, ack, flags: TcpFlags(flags), window }),
+        // The options may be cut off: then there is no payload either.
+        payload: bytes.get(header..).unwrap_or_default(),
+        payload_len: network.len - header,
+    })
+}
+
+fn udp<'a>(network: &Network<'a>) -> Result<Parsed<'a>, Malformed> {
+    const HEADER: usize = 8;
+    let flow = flow(Transport::Udp, network)?;
+    let len = match usize::from(be16(network.transport, 4).ok_or(Malformed::Short)?) {
+        // As for IP: too long for the field, as a GSO packet may be.
+        0 => network.len,
+        len if len < HEADER || len > network.len => return Err(Malformed::Lengths),
+        len => len,
+    };
+    let captured = len.min(network.transport.len());
+    let payload = network.transport.get(HEADER..captured).ok_or(Malformed::Short)?;
+    let payload_len = len.checked_sub(HEADER).ok_or(Malformed::Lengths)?;
+    Ok(Parsed { flow, tcp: None, payload, payload_len })
+}
+
+fn flow(transport: Transport, network: &Network<'_>) -> Result<Flow, Malformed> {
+    let ports = be16(network.transport, 0).zip(be16(network.transport, 2));
+    let (src, dst) = ports.ok_or(Malformed::Short)?;
+    Ok(Flow { transport, src: SocketAddr::new(network.src, src), dst: SocketAddr::new(network.dst, dst) })
+}
+
+impl Flow {
+    /// The same flow as the other end sends it.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Self { transport: self.transport, src: self.dst, dst: self.src }
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} > {}", self.transport, self.src, self.dst)
+    }
+}
+
+impl Transport {
+    /// Its number in IP headers.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => PROTOCOL_TCP,
+            Self::Udp => PROTOCOL_UDP,
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
 }
 
 impl fmt::Debug for TcpFlags {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#x}", self.0)
+        const NAMES: [(TcpFlags, &str); 5] = [
+            (TcpFlags::FIN, "F"),
+            (TcpFlags::SYN, "S"),
+            (TcpFlags::RST, "R"),
+            (TcpFlags::PSH, "P"),
+            (TcpFlags::ACK, "."),
+        ];
+        NAMES.iter().filter(|(flag, _)| self.contains(*flag)).try_for_each(|(_, name)| f.write_str(name))
     }
 }
 impl TcpFlags {
@@ -110,3 +284,6 @@ impl TcpFlags {
         self.0 & other.0 == other.0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,17 +1,35 @@
 //! The kernel's own answer to "does a socket listen there?", and events when TCP sockets are destroyed.
 
 use std::{
-    net::SocketAddr,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use rustix::net::netlink::SocketAddrNetlink;
 use thiserror::Error;
 
-use crate::{Transport, netlink::NetlinkError};
+use crate::{
+    Transport,
+    bytes::{array, be16, ne32},
+    limits::{EVENT_BUFFER, NETLINK_BUFFER},
+    netlink::{self, Message, Messages, Netlink, NetlinkError},
+};
+
+/// SOCK_DIAG_BY_FAMILY, also the kind of its answers and of destroy events.
+const BY_FAMILY: u16 = 20;
+const V4: u8 = 2;
+const V6: u8 = 10;
+/// TCP_LISTEN as a bit of the wanted states.
+const LISTENING: u32 = 1 << 10;
+/// No cookie given (INET_DIAG_NOCOOKIE).
+const NO_COOKIE: u64 = u64::MAX;
+/// SKNLGRP_INET_TCP_DESTROY (1) and SKNLGRP_INET6_TCP_DESTROY (3) as bits.
+const TCP_DESTROY_GROUPS: u32 = 1 | 1 << 2;
 
 /// Why a question failed.
 #[derive(Debug, Error)]
-#[error("the kernel refuses to {operation} sockets")]
+#[error("the kernel refuses to {operation}")]
 pub struct SockDiagError {
     operation: &'static str,
     source: NetlinkError,
@@ -33,14 +51,14 @@ pub struct Listener {
 /// Socket diagnosis of one namespace.
 #[derive(Debug)]
 pub struct SockDiag {
-    socket: OwnedFd,
+    netlink: Netlink,
 }
 
 impl SockDiag {
     /// `socket`: AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG, made in the namespace.
     #[must_use]
     pub fn from_socket(socket: OwnedFd) -> Self {
-        Self { socket }
+        Self { netlink: Netlink::from_socket(socket) }
     }
 
     /// Whether a packet from `src` to `dst` would find a socket: a TCP listener, or a bound UDP socket.
@@ -53,7 +71,17 @@ impl SockDiag {
         dst: SocketAddr,
         src: SocketAddr,
     ) -> Result<bool, SockDiagError> {
-        unimplemented!("{:?} {transport:?} {dst} {src}", self.socket)
+        // "For historical reasons" the kernel wants the two ends of UDP the other way round.
+        let (local, remote) = match transport {
+            Transport::Tcp => (dst, src),
+            Transport::Udp => (src, dst),
+        };
+        let message = request(if dst.is_ipv4() { V4 } else { V6 }, transport, u32::MAX, local, remote);
+        match self.netlink.ask(message) {
+            Ok(answer) => Ok(answer.is_some_and(|answer| answer.kind == BY_FAMILY)),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
+            Err(source) => Err(SockDiagError { operation: "look a socket up", source }),
+        }
     }
 
     /// All listening TCP sockets, v4 and v6.
@@ -61,7 +89,21 @@ impl SockDiag {
     /// # Errors
     /// [`SockDiagError`].
     pub fn listeners(&self) -> Result<Vec<Listener>, SockDiagError> {
-        unimplemented!()
+        let nothing = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let mut listeners = Vec::new();
+        for family in [V4, V6] {
+            let message = request(family, Transport::Tcp, LISTENING, nothing, nothing);
+            let rows = self.netlink.dump(&message);
+            let rows =
+                rows.map_err(|source| SockDiagError { operation: "list listening sockets", source })?;
+            listeners.extend(rows.iter().filter_map(|row| Entry::read(&row.payload)).map(|entry| Listener {
+                addr: entry.local,
+                cookie: entry.cookie,
+                inode: entry.inode,
+                uid: entry.uid,
+            }));
+        }
+        Ok(listeners)
     }
 }
 
@@ -88,20 +130,97 @@ impl DestroyEvents {
     /// # Errors
     /// [`SockDiagError`].
     pub fn from_socket(socket: OwnedFd) -> Result<Self, SockDiagError> {
-        unimplemented!("{socket:?}")
+        let failed = |error: rustix::io::Errno| SockDiagError {
+            operation: "report destroyed sockets",
+            source: NetlinkError::Socket { operation: "join a group", source: error.into() },
+        };
+        rustix::net::sockopt::set_socket_recv_buffer_size(&socket, EVENT_BUFFER).map_err(failed)?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, TCP_DESTROY_GROUPS)).map_err(failed)?;
+        Ok(Self { socket })
     }
 
-    /// Appends what is there without waiting. True: events may have been lost.
+    /// Appends what is there without waiting. True: events have been lost.
     ///
     /// # Errors
     /// [`SockDiagError`].
     pub fn recv(&self, events: &mut Vec<Destroyed>) -> Result<bool, SockDiagError> {
-        unimplemented!("{events:?}")
+        let mut buffer = [0; NETLINK_BUFFER];
+        let mut lost = false;
+        loop {
+            let len = match netlink::receive(self.as_fd(), &mut buffer) {
+                Ok(len) => len,
+                Err(NetlinkError::Socket { source, .. }) if source.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(lost);
+                }
+                Err(error) if error.errno() == Some(libc::ENOBUFS) => {
+                    lost = true;
+                    continue;
+                }
+                Err(source) => return Err(SockDiagError { operation: "report destroyed sockets", source }),
+            };
+            let messages = Messages::new(buffer.get(..len).unwrap_or_default());
+            events.extend(messages.filter(|message| message.kind == BY_FAMILY).filter_map(|message| {
+                let entry = Entry::read(message.payload)?;
+                Some(Destroyed { cookie: entry.cookie, local: entry.local, state: entry.state })
+            }));
+        }
     }
 }
 
 impl AsFd for DestroyEvents {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// struct inet_diag_req_v2 (linux/inet_diag.h).
+fn request(family: u8, transport: Transport, states: u32, local: SocketAddr, remote: SocketAddr) -> Message {
+    let mut bytes = vec![family, transport.number(), 0, 0];
+    bytes.extend(states.to_ne_bytes());
+    bytes.extend(local.port().to_be_bytes());
+    bytes.extend(remote.port().to_be_bytes());
+    bytes.extend(address(local.ip()));
+    bytes.extend(address(remote.ip()));
+    bytes.extend(0_u32.to_ne_bytes());
+    bytes.extend(NO_COOKIE.to_ne_bytes());
+    Message::new(BY_FAMILY, 0, &bytes)
+}
+
+fn address(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(ip) => ip.octets(),
+    }
+}
+
+/// struct inet_diag_msg, as far as it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    state: u8,
+    local: SocketAddr,
+    cookie: u64,
+    uid: u32,
+    inode: u32,
+}
+
+impl Entry {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let family = *bytes.first()?;
+        let ip = if family == V4 {
+            IpAddr::from(Ipv4Addr::from(array::<4>(bytes, 8)?))
+        } else {
+            IpAddr::from(Ipv6Addr::from(array::<16>(bytes, 8)?))
+        };
+        let (low, high) = (ne32(bytes, 44)?, ne32(bytes, 48)?);
+        Some(Self {
+            state: *bytes.get(1)?,
+            local: SocketAddr::new(ip, be16(bytes, 4)?),
+            cookie: u64::from(high) << 32 | u64::from(low),
+            uid: ne32(bytes, 64)?,
+            inode: ne32(bytes, 68)?,
+        })
     }
 }
