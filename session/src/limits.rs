@@ -94,3 +94,7 @@ pub const HTTP_HEADERS: usize = 128;
 pub const HTTP_PIPELINED: usize = 256;
 /// Longest line of a recording: two bodies in base64 with their heads, and room.
 pub const RECORDING_LINE_BYTES: u64 = 4 << 20;
+/// How long a session host may take to accept a viewer; it answers within milliseconds unless the machine is at its limits.
+pub const SESSION_CONNECT: Duration = Duration::from_secs(5);
+/// How old a session's folder without a lock must be to count as left behind: its starter makes the lock in the next instant.
+pub const SESSION_START: Duration = Duration::from_secs(10);

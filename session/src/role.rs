@@ -1,7 +1,7 @@
 //! The hidden processes of the program. The one executable starts itself again in these roles; `main` asks [`Role::from_args`]
 //! before it parses anything.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, io, path::PathBuf};
 
 /// What this process is when it is not the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,4 +40,12 @@ impl Role {
             Self::Host(_) | Self::Supervisor | Self::Netns | Self::Node(_) | Self::Pod(_) => 70,
         }
     }
+}
+
+/// The program to start in a role: this one, or, for tests that call the library, the one that `MIRRORD_TUI_BIN` names.
+///
+/// # Errors
+/// When the system does not say which program this is.
+pub fn program() -> io::Result<PathBuf> {
+    std::env::var_os("MIRRORD_TUI_BIN").map_or_else(std::env::current_exe, |path| Ok(PathBuf::from(path)))
 }

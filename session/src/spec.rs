@@ -20,6 +20,7 @@ pub struct SessionSpec {
     /// Working directory of the command.
     pub cwd: PathBuf,
     /// Environment of the caller, before the target's is merged in.
+    #[serde(with = "pairs")]
     pub environment: BTreeMap<OsString, OsString>,
     /// Process group that the command joins, so that the user's terminal signals reach it; `None`: one of its own.
     pub process_group: Option<u32>,
@@ -33,4 +34,54 @@ pub struct SessionSpec {
     pub report_local_files: bool,
     /// The command line that starts an equal session.
     pub equal_command: String,
+}
+
+/// A map as a list of pairs: keys in JSON must be text, and names of variables need not be.
+mod pairs {
+    use std::{collections::BTreeMap, ffi::OsString};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        map: &BTreeMap<OsString, OsString>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        to.collect_seq(map)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<BTreeMap<OsString, OsString>, D::Error> {
+        Vec::<(OsString, OsString)>::deserialize(from).map(|pairs| pairs.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn a_spec_survives_the_file_whatever_its_bytes() {
+        let odd = OsString::from_vec(vec![b'x', 0xff]);
+        let spec = SessionSpec {
+            id: "a1".to_owned(),
+            target: Target::Local("shop".to_owned()),
+            config: Config::default(),
+            command: vec!["run".into(), odd.clone()],
+            cwd: "/tmp".into(),
+            environment: BTreeMap::from([("A".into(), odd.clone()), (odd, "b".into())]),
+            process_group: Some(7),
+            terminal: None,
+            owned: true,
+            record: None,
+            report_local_files: false,
+            equal_command: String::new(),
+        };
+        let back: SessionSpec = serde_json::from_slice(&serde_json::to_vec(&spec).unwrap()).unwrap();
+        assert_eq!(back.command, spec.command);
+        assert_eq!(back.environment, spec.environment);
+        assert_eq!(back.config, spec.config);
+    }
 }
