@@ -3,6 +3,7 @@
 //! One process per session. `tui` starts it through [`role`] and talks to it through `session.proto` only.
 
 pub mod agent_link;
+pub mod agent_process;
 pub mod config;
 pub mod env;
 pub mod events;

@@ -98,3 +98,12 @@ pub const RECORDING_LINE_BYTES: u64 = 4 << 20;
 pub const SESSION_CONNECT: Duration = Duration::from_secs(5);
 /// How old a session's folder without a lock must be to count as left behind: its starter makes the lock in the next instant.
 pub const SESSION_START: Duration = Duration::from_secs(10);
+
+// ---- agents on this machine
+
+/// A local agent ends when its client has been gone for so long; it also ends with the host.
+pub const AGENT_IDLE: Duration = Duration::from_secs(5);
+/// How long a local agent may take to end before it is killed. It gives its own streams 1 s.
+pub const AGENT_STOP: Duration = Duration::from_secs(2);
+/// Bytes at the end of the agent's log that are searched for its last words.
+pub const AGENT_LOG_TAIL: usize = 16 << 10;

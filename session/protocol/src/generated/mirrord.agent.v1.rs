@@ -127,7 +127,8 @@ pub struct FileReadlink {
     #[prost(bytes = "bytes", tag = "1")]
     pub path: ::prost::bytes::Bytes,
 }
-/// Entries after the first `offset` ones; at most `limit` of them.
+/// Entries after the first `offset` ones, `.` and `..` left out; at most `limit` of them. With the handle of an open folder the
+/// path is not looked at, and a listing that goes on where the last one ended costs nothing for what came before.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileReadDir {
     #[prost(bytes = "bytes", tag = "1")]
@@ -136,6 +137,8 @@ pub struct FileReadDir {
     pub offset: u64,
     #[prost(uint32, tag = "3")]
     pub limit: u32,
+    #[prost(uint64, tag = "4")]
+    pub handle: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileStatFs {
