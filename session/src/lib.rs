@@ -11,6 +11,7 @@ pub mod histogram;
 pub mod http;
 pub mod jsonl;
 pub mod limits;
+pub mod local;
 pub mod network;
 pub mod paths;
 pub mod recording;
