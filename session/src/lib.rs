@@ -5,6 +5,7 @@
 pub mod agent_link;
 pub mod agent_process;
 pub mod config;
+pub mod doctor;
 pub mod env;
 pub mod events;
 pub mod histogram;
