@@ -5,12 +5,14 @@
 pub mod agent_link;
 pub mod agent_process;
 pub mod config;
+pub mod doctor;
 pub mod env;
 pub mod events;
 pub mod histogram;
 pub mod http;
 pub mod jsonl;
 pub mod limits;
+pub mod local;
 pub mod network;
 pub mod paths;
 pub mod recording;

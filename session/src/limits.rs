@@ -47,6 +47,28 @@ pub const MEMFD_BYTES: u64 = 1 << 20;
 pub const RELAY_CHUNK: usize = 256 << 10;
 /// Accept streams kept parked at the agent, so that a stolen connection costs no extra round trip.
 pub const PARKED_ACCEPTS: usize = 8;
+// ---- local pods
+
+/// Ports that one local pod may publish: each is a descriptor beside one datagram, of which the kernel allows 253.
+pub const POD_PORTS: usize = 32;
+/// One file that is given to a local pod.
+pub const POD_FILE_BYTES: usize = 1 << 20;
+/// Command, variables and files of a local pod together; the kernel's own bound for command and variables is 2 MiB.
+pub const POD_SPEC_BYTES: usize = 8 << 20;
+/// One datagram of the node's control socket. A list of 253 pods with long commands takes about half of it.
+pub const POD_MESSAGE: usize = 128 << 10;
+/// Clients of the node that wait to be accepted.
+pub const NODE_BACKLOG: usize = 64;
+/// DNS over TCP: connections at a time. Pods ask over UDP unless an answer was cut.
+pub const RESOLVER_CONNECTIONS: usize = 64;
+/// DNS over TCP: a connection without a query for so long is closed.
+pub const RESOLVER_IDLE: Duration = Duration::from_secs(10);
+/// Events that the relay of published ports takes from the kernel in one go.
+pub const RELAY_EVENTS: usize = 256;
+/// System calls that one direction of a carried connection may take before others have their turn.
+pub const RELAY_TURN: usize = 32;
+/// Empty pipes that the relay keeps; more are needed only while many receivers are slow.
+pub const RELAY_SPARE_PIPES: usize = 8;
 
 // ---- agent link
 

@@ -1,7 +1,13 @@
 //! The hidden processes of the program. The one executable starts itself again in these roles; `main` asks [`Role::from_args`]
 //! before it parses anything.
 
-use std::{ffi::OsString, io, path::PathBuf};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::local;
 
 /// What this process is when it is not the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +22,10 @@ pub enum Role {
     Node(OsString),
     /// `__pod DIR`: brings up one local pod and is its parent.
     Pod(OsString),
+    /// `__init DIR`: process 1 of a local pod.
+    Init(OsString),
+    /// `__enter pod|node PID CMD...`: runs a command within a local pod or on its node.
+    Enter(Vec<OsString>),
 }
 
 impl Role {
@@ -29,6 +39,8 @@ impl Role {
             "__netns" => Some(Self::Netns),
             "__node" => Some(Self::Node(args.next()?)),
             "__pod" => Some(Self::Pod(args.next()?)),
+            "__init" => Some(Self::Init(args.next()?)),
+            "__enter" => Some(Self::Enter(args.collect())),
             _ => None,
         }
     }
@@ -37,7 +49,11 @@ impl Role {
     #[must_use]
     pub fn run(self) -> u8 {
         match self {
-            Self::Host(_) | Self::Supervisor | Self::Netns | Self::Node(_) | Self::Pod(_) => 70,
+            Self::Host(_) | Self::Supervisor | Self::Netns => 70,
+            Self::Node(dir) => local::run_node(Path::new(&dir)),
+            Self::Pod(dir) => local::run_pod(Path::new(&dir)),
+            Self::Init(dir) => local::run_init(Path::new(&dir)),
+            Self::Enter(args) => local::run_enter(&args),
         }
     }
 }
