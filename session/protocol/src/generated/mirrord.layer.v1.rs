@@ -107,6 +107,9 @@ pub mod file_call {
         Descriptor = 2,
         Link = 3,
         Statfs = 4,
+        /// A call that would write to a path which the local side does not have. Answer: EROFS when the target has it (we do not write
+        /// there), else `local`.
+        Existence = 5,
     }
     impl Want {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -120,6 +123,7 @@ pub mod file_call {
                 Self::Descriptor => "WANT_DESCRIPTOR",
                 Self::Link => "WANT_LINK",
                 Self::Statfs => "WANT_STATFS",
+                Self::Existence => "WANT_EXISTENCE",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -130,12 +134,13 @@ pub mod file_call {
                 "WANT_DESCRIPTOR" => Some(Self::Descriptor),
                 "WANT_LINK" => Some(Self::Link),
                 "WANT_STATFS" => Some(Self::Statfs),
+                "WANT_EXISTENCE" => Some(Self::Existence),
                 _ => None,
             }
         }
     }
 }
-/// A path call that the layer decided by itself (local or refused), for the event list. Sent only when asked for.
+/// A path call that the layer decided by itself, for the event list. Refused ones are always sent, local ones when asked for.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FileReport {
     #[prost(message, optional, tag = "1")]
@@ -174,6 +179,9 @@ pub struct ProcessExec {
     pub arguments: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     #[prost(bytes = "bytes", tag = "5")]
     pub executable: ::prost::bytes::Bytes,
+    /// On the skip list, or a descendant of such a program: its calls are left alone.
+    #[prost(bool, tag = "6")]
+    pub outside: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProcessExit {
@@ -244,6 +252,11 @@ pub struct Launch {
     /// A controlling terminal of the host's: the command leads a new session and takes stdin as its terminal.
     #[prost(bool, tag = "6")]
     pub new_session: bool,
+    /// Signals that the caller ignores or blocks, as in /proc/PID/status: bit N-1 is signal N. All others start as default and unblocked.
+    #[prost(uint64, tag = "7")]
+    pub ignored_signals: u64,
+    #[prost(uint64, tag = "8")]
+    pub blocked_signals: u64,
 }
 /// What the layer needs to decide without asking.
 #[derive(Clone, PartialEq, ::prost::Message)]
