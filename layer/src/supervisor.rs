@@ -1,0 +1,485 @@
+//! The supervisor process: parent of the command, answers its trapped system calls. One thread, one loop, nothing slow on it.
+//!
+//! ```text
+//! poll(listener, everything else in one epoll)
+//!   listener ready -> one notification -> decided here: answered at once
+//!                                      -> needs host or holder: noted, answered when the reply comes
+//!   host           -> Launch, answers, signals; its end: kill the tree
+//!   holder         -> sockets
+//!   children       -> exits; nothing left: TreeEmpty and end
+//! ```
+//! Signals may interrupt a trapped call at any time; the kernel then throws our answer away and the program makes the call again.
+//! Every handler can therefore be repeated: see [`calls`].
+
+mod calls;
+mod events;
+mod files;
+mod network;
+mod outbox;
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use mirrord_protocol::layer::v1::{Launch, Notice, Started, ToLayer, from_layer, to_layer};
+use regex::bytes::RegexSet;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, epoll},
+    process::{Pid, Signal},
+};
+use thiserror::Error;
+
+use self::{calls::Calls, files::Written, network::Relayed, outbox::Outbox};
+use crate::{
+    decide::{DecideError, Decider},
+    filter::{self, Architecture, Call, Wanted},
+    guardian,
+    launch::{self, LaunchError, Report, Starting},
+    limits::DEADLINE_TICK,
+    link::{Link, LinkError},
+    paths::Directories,
+    processes::{Processes, Thread},
+    sockets::Sockets,
+    sys::{
+        process::{self, Side},
+        seccomp::{self, Notification},
+    },
+};
+
+/// Why the supervisor has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitReason {
+    /// Nothing of the process tree was left.
+    TreeEmpty,
+    /// The host closed its link; the tree has been killed.
+    HostGone,
+    /// SIGTERM came, or the guardian was killed; the tree has been killed.
+    Terminated,
+    /// The supervisor failed or was killed; the tree has been killed by its guardian.
+    Failed,
+}
+
+/// Exit code of the guardian when the supervisor had none.
+pub(crate) const KILLED: u8 = 74;
+
+impl ExitReason {
+    /// Exit code of the process; 0 when all went well.
+    #[must_use]
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::TreeEmpty => 0,
+            Self::HostGone => 71,
+            Self::Terminated => 72,
+            Self::Failed => KILLED,
+        }
+    }
+
+    const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::TreeEmpty,
+            71 => Self::HostGone,
+            72 => Self::Terminated,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// What the supervisor cannot go on without.
+#[derive(Debug, Error)]
+enum SupervisorError {
+    #[error("the supervisor could not set itself up")]
+    SetUp(#[source] io::Error),
+    #[error("waiting for events failed")]
+    Wait(#[source] io::Error),
+    #[error("the link to the host failed")]
+    Link(#[from] LinkError),
+}
+
+/// Descriptor of the link to the host, by convention of whoever starts the process.
+pub const HOST_DESCRIPTOR: i32 = 3;
+/// Descriptor of the endpoint of the holder of the session netns; it may be missing.
+pub const HOLDER_DESCRIPTOR: i32 = 4;
+
+/// [`run`] with the descriptors that this process was started with.
+#[must_use]
+pub fn run_inherited() -> ExitReason {
+    let take = |number: i32| process::inherited(number.unsigned_abs());
+    match take(HOST_DESCRIPTOR) {
+        Some(host) => run(host, take(HOLDER_DESCRIPTOR)),
+        None => ExitReason::Failed,
+    }
+}
+
+/// Runs the supervisor until the process tree or the host is gone. `host` is the link to the session host, `sockets` an endpoint of
+/// the holder of the session netns; without it internet sockets are left alone.
+///
+/// Must be called by the only thread of a process that does nothing else: it forks, and the calling process becomes the guardian of
+/// the tree.
+#[must_use]
+pub fn run(host: OwnedFd, sockets: Option<OwnedFd>) -> ExitReason {
+    // Not fatal: without names the processes are only harder to tell apart in ps.
+    rustix::thread::set_name(c"mirrord-guard").ok();
+    if rustix::process::set_child_subreaper(Some(rustix::process::getpid())).is_err() {
+        return ExitReason::Failed;
+    }
+    match process::fork() {
+        Err(_) => ExitReason::Failed,
+        Ok(Side::Child) => supervise(host, sockets),
+        Ok(Side::Parent(supervisor)) => {
+            // The host shall see the end of the link when the supervisor ends.
+            drop((host, sockets));
+            let every_other = !process::mask_of(&[libc::SIGTERM]);
+            if process::set_mask(every_other).is_err() {
+                return ExitReason::Failed;
+            }
+            guardian::guard(supervisor).map_or(ExitReason::Failed, ExitReason::from_code)
+        }
+    }
+}
+
+#[expect(
+    clippy::exit,
+    reason = "the forked half of `run` must not return to the caller, who expects to be there once"
+)]
+fn supervise(host: OwnedFd, sockets: Option<OwnedFd>) -> ! {
+    let reason = Supervisor::new(host.into(), sockets).and_then(|mut supervisor| supervisor.serve());
+    if !matches!(reason, Ok(ExitReason::TreeEmpty)) {
+        // What a kill leaves behind the guardian tries again.
+        drop(guardian::kill_tree());
+    }
+    std::process::exit(reason.unwrap_or(ExitReason::Failed).code().into())
+}
+
+/// Tokens of the epoll instance; a process is `PROCESS + pid`.
+const HOST: u64 = 0;
+const HOLDER: u64 = 1;
+const SIGNALS: u64 = 2;
+const START: u64 = 3;
+const PROCESS: u64 = 1 << 32;
+
+/// Events taken per round; what does not fit is still there in the next.
+const EVENTS: usize = 32;
+
+struct Supervisor {
+    outbox: Outbox,
+    scratch: Vec<u8>,
+    sockets: Option<Sockets>,
+    /// Shared with the threads that connect to relays.
+    listener: Option<Arc<OwnedFd>>,
+    epoll: OwnedFd,
+    signals: OwnedFd,
+    starting: Option<(u64, Starting)>,
+    command: Option<Pid>,
+    policy: Policy,
+    processes: Processes,
+    directories: Directories,
+    written: Written,
+    calls: Calls,
+    relayed: Arc<Mutex<Relayed>>,
+    noticed_unreadable: bool,
+}
+
+/// The compiled rules of the session.
+struct Policy {
+    decider: Decider,
+    unix_streams: RegexSet,
+    report_local_files: bool,
+    skip: Vec<Vec<u8>>,
+}
+
+/// What to do with a trapped call.
+enum Outcome {
+    /// The kernel shall do it.
+    GoOn,
+    Value(i64),
+    Errno(i32),
+    Descriptor {
+        descriptor: OwnedFd,
+        close_on_exec: bool,
+    },
+    /// Somebody answers later.
+    Later,
+}
+
+impl Supervisor {
+    fn new(host: Link, sockets: Option<OwnedFd>) -> Result<Self, SupervisorError> {
+        Self::set_up(host, sockets).map_err(SupervisorError::SetUp)
+    }
+
+    fn set_up(host: Link, sockets: Option<OwnedFd>) -> io::Result<Self> {
+        let guardian = rustix::process::getppid();
+        rustix::thread::set_name(c"mirrord-super").ok();
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        let signals = process::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM])?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        if rustix::process::getppid() != guardian {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let watch = |source: rustix::fd::BorrowedFd<'_>, token| {
+            epoll::add(&epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+        };
+        watch(host.as_fd(), HOST)?;
+        watch(signals.as_fd(), SIGNALS)?;
+        let sockets = sockets.map(Sockets::new);
+        if let Some(sockets) = &sockets {
+            watch(sockets.as_fd(), HOLDER)?;
+        }
+        Ok(Self {
+            outbox: Outbox::new(host),
+            scratch: Vec::new(),
+            sockets,
+            listener: None,
+            epoll,
+            signals,
+            starting: None,
+            command: None,
+            policy: Policy::none()?,
+            processes: Processes::default(),
+            directories: Directories::default(),
+            written: Written::default(),
+            calls: Calls::default(),
+            relayed: Arc::default(),
+            noticed_unreadable: false,
+        })
+    }
+
+    /// The loop.
+    fn serve(&mut self) -> Result<ExitReason, SupervisorError> {
+        self.outbox.send(from_layer::Kind::Ready(mirrord_protocol::layer::v1::Ready {}))?;
+        loop {
+            let (trapped, others) = self.wait().map_err(SupervisorError::Wait)?;
+            if others && let Some(reason) = self.handle_events()? {
+                return Ok(reason);
+            }
+            if trapped.contains(PollFlags::IN) {
+                self.handle_notification();
+            } else if trapped.intersects(PollFlags::HUP | PollFlags::ERR) {
+                // Nobody runs under the filter any more.
+                self.listener = None;
+            }
+            if self.is_waiting() {
+                self.fail_overdue(Instant::now());
+            }
+        }
+    }
+
+    /// Waits for a trapped call or anything else.
+    fn wait(&self) -> io::Result<(PollFlags, bool)> {
+        let tick = Timespec { tv_sec: 0, tv_nsec: DEADLINE_TICK.subsec_nanos().into() };
+        let timeout = self.is_waiting().then_some(&tick);
+        let events = PollFd::new(&self.epoll, PollFlags::IN);
+        let ready = |fds: &mut [PollFd<'_>]| match rustix::event::poll(fds, timeout) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(io::Error::from(error)),
+        };
+        match &self.listener {
+            Some(listener) => {
+                let mut both = [events, PollFd::new(listener.as_ref(), PollFlags::IN)];
+                ready(&mut both)?;
+                let [events, listener] = both;
+                Ok((listener.revents(), !events.revents().is_empty()))
+            }
+            None => {
+                let mut one = [events];
+                ready(&mut one)?;
+                let [events] = one;
+                Ok((PollFlags::empty(), !events.revents().is_empty()))
+            }
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.calls.is_empty() || self.sockets.as_ref().is_some_and(Sockets::has_waiters)
+    }
+
+    fn handle_notification(&mut self) {
+        let Some(listener) = self.listener.clone() else { return };
+        // An error means that the caller was killed or interrupted before we came to it.
+        let Ok(notification) = seccomp::receive(listener.as_fd()) else { return };
+        let outcome = self.decide(&notification);
+        // A caller that no longer waits makes the call again if it is still there.
+        let _ = self.conclude(notification.id, outcome);
+    }
+
+    fn decide(&mut self, notification: &Notification) -> Outcome {
+        let Some(call) = Architecture::NATIVE.call(notification.number) else { return Outcome::GoOn };
+        let Some(thread) = self.identify(notification.tid) else { return Outcome::GoOn };
+        if thread.outside {
+            return Outcome::GoOn;
+        }
+        match call {
+            Call::Path(call) => self.path_call(call, notification, &thread),
+            Call::Socket => self.socket_call(notification),
+            Call::Listen => self.listen_call(notification, &thread),
+            Call::Connect => self.connect_call(notification, &thread),
+            Call::Execute => self.execute_call(notification, &thread),
+        }
+    }
+
+    /// Answers a call. False: the caller no longer waits, whatever was to be handed out has not been.
+    fn conclude(&self, id: u64, outcome: Outcome) -> bool {
+        let Some(listener) = &self.listener else { return false };
+        let listener = listener.as_fd();
+        let result = match outcome {
+            Outcome::GoOn => seccomp::go_on(listener, id),
+            Outcome::Value(value) => seccomp::answer(listener, id, value),
+            Outcome::Errno(errno) => seccomp::fail(listener, id, errno),
+            Outcome::Descriptor { descriptor, close_on_exec } => {
+                return self.hand_out(id, &descriptor, close_on_exec);
+            }
+            Outcome::Later => return true,
+        };
+        result.is_ok()
+    }
+
+    /// Puts a descriptor into the caller; its own errors (a full table) become the result of the call.
+    fn hand_out(&self, id: u64, descriptor: &OwnedFd, close_on_exec: bool) -> bool {
+        let Some(listener) = &self.listener else { return false };
+        match seccomp::answer_with(listener.as_fd(), id, descriptor.as_fd(), close_on_exec) {
+            Ok(()) => true,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
+            Err(error) => {
+                seccomp::fail(listener.as_fd(), id, error.raw_os_error().unwrap_or(libc::EMFILE)).is_ok()
+            }
+        }
+    }
+
+    /// Whether the caller of this notification still waits: asked after anything was opened by pid, which may have been reused.
+    fn is_valid(&self, id: u64) -> bool {
+        self.listener.as_ref().is_some_and(|listener| seccomp::is_valid(listener.as_fd(), id))
+    }
+
+    /// Who made the call; a process that is new is reported and watched.
+    fn identify(&mut self, tid: u32) -> Option<Thread> {
+        let seen = self.processes.identify(tid)?;
+        if let Some(parent) = seen.started {
+            self.watch_process(seen.thread.tgid, parent);
+        }
+        Some(seen.thread)
+    }
+
+    fn handle_message(&mut self, message: ToLayer, descriptors: Vec<OwnedFd>) -> Result<(), SupervisorError> {
+        match message.kind {
+            Some(to_layer::Kind::Launch(launch)) => self.launch(message.id, &launch, descriptors)?,
+            Some(to_layer::Kind::File(answer)) => {
+                self.file_answer(message.id, answer, descriptors.into_iter().next());
+            }
+            Some(to_layer::Kind::UnixConnect(answer)) => self.unix_answer(message.id, &answer),
+            Some(to_layer::Kind::Signal(signal)) => self.signal(signal.signal, signal.whole_tree),
+            // A message of a newer host: it does not know us well, but nothing waits for it.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self, id: u64, launch: &Launch, standard: Vec<OwnedFd>) -> Result<(), SupervisorError> {
+        match self.try_launch(launch, standard) {
+            Ok(starting) => {
+                let data = epoll::EventData::new_u64(START);
+                epoll::add(&self.epoll, &starting, data, epoll::EventFlags::IN)
+                    .map_err(|error| SupervisorError::SetUp(error.into()))?;
+                self.starting = Some((id, starting));
+                Ok(())
+            }
+            Err(error) => Ok(self.outbox.reply(id, started(0, Some(&error)))?),
+        }
+    }
+
+    fn try_launch(&mut self, launch: &Launch, standard: Vec<OwnedFd>) -> Result<Starting, LaunchError> {
+        let busy = || LaunchError::new("launch", io::Error::from_raw_os_error(libc::EBUSY));
+        if self.starting.is_some() || self.command.is_some() {
+            return Err(busy());
+        }
+        let standard = <[OwnedFd; 3]>::try_from(standard).map_err(|_| {
+            LaunchError::new("standard descriptors", io::Error::from_raw_os_error(libc::EBADF))
+        })?;
+        let rules = launch.rules.clone().unwrap_or_default();
+        let wanted = Wanted {
+            network: rules.network && self.sockets.is_some(),
+            files: rules.files,
+            unix: !rules.unix_streams.is_empty(),
+        };
+        self.policy = Policy::new(&rules)?;
+        launch::start(launch, &standard, &filter::build(&Architecture::NATIVE, wanted))
+    }
+
+    /// Reads what the starting child says.
+    fn handle_start(&mut self) -> Result<(), SupervisorError> {
+        let Some((id, starting)) = &self.starting else { return Ok(()) };
+        let (id, pid) = (*id, starting.pid);
+        let report = match starting.report() {
+            Report::None => return Ok(()),
+            Report::Listener(listener) => {
+                // Since 6.6; without it each answer takes about a tenth longer.
+                seccomp::wake_synchronously(listener.as_fd());
+                self.listener = Some(Arc::new(listener));
+                self.command = Some(pid);
+                return Ok(());
+            }
+            Report::Executed => started(pid.as_raw_nonzero().get().unsigned_abs(), None),
+            Report::Failed(error) => {
+                self.command = None;
+                started(0, Some(&error))
+            }
+        };
+        self.starting = None;
+        Ok(self.outbox.reply(id, report)?)
+    }
+
+    fn signal(&self, signal: u32, whole_tree: bool) {
+        let Some(signal) = i32::try_from(signal).ok().and_then(Signal::from_named_raw) else { return };
+        if whole_tree {
+            guardian::signal_all(signal);
+        } else if let Some(command) = self.command {
+            // It has ended: its exit is reported or on its way.
+            rustix::process::kill_process(command, signal).ok();
+        }
+    }
+
+    /// Says once that a process cannot be looked into; its calls then stay local.
+    fn notice_unreadable(&mut self, thread: &Thread) {
+        if self.noticed_unreadable {
+            return;
+        }
+        self.noticed_unreadable = true;
+        let name = String::from_utf8_lossy(&thread.comm).into_owned();
+        self.outbox.report(from_layer::Kind::Notice(Notice {
+            text: format!("Process {} ({name}) cannot be read by its supervisor, so its file calls stay local.", thread.tgid),
+            hint: "It has made itself non-dumpable or its executable is not readable; run as root to include it.".to_owned(),
+        }));
+    }
+}
+
+impl Policy {
+    fn none() -> io::Result<Self> {
+        Self::new(&mirrord_protocol::layer::v1::Rules::default()).map_err(|error| error.source)
+    }
+
+    fn new(rules: &mirrord_protocol::layer::v1::Rules) -> Result<Self, LaunchError> {
+        let invalid = |error: &dyn std::error::Error| {
+            let source = error.source().map(ToString::to_string).unwrap_or_default();
+            LaunchError::new(&format!("{error}: {source}"), io::Error::from_raw_os_error(libc::EINVAL))
+        };
+        let decider =
+            Decider::new(&rules.paths, rules.otherwise()).map_err(|error: DecideError| invalid(&error))?;
+        let unix_streams = RegexSet::new(&rules.unix_streams).map_err(|error| invalid(&error))?;
+        Ok(Self {
+            decider,
+            unix_streams,
+            report_local_files: rules.report_local_files,
+            skip: rules.skip.iter().map(|name| name.clone().into_bytes()).collect(),
+        })
+    }
+}
+
+fn started(pid: u32, error: Option<&LaunchError>) -> from_layer::Kind {
+    from_layer::Kind::Started(Started {
+        pid,
+        errno: error.map_or(0, |error| error.errno().unsigned_abs()),
+        operation: error.map(|error| error.operation.clone()).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,235 @@
+//! socket(2), listen(2) and, for unix sockets of the target, connect(2).
+
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use mirrord_protocol::layer::v1::{Listening, UnixAnswer, UnixConnect, from_layer};
+use rustix::net::{SocketAddrAny, SocketAddrUnix, sockopt};
+
+use super::{
+    Outcome, Supervisor,
+    calls::{Repeat, Subject, Wish},
+    files::caller,
+};
+use crate::{
+    paths,
+    processes::Thread,
+    request,
+    sockets::{self, Kind, Sockets, Waiter},
+    sys::{
+        memory, process,
+        seccomp::{self, Notification},
+    },
+};
+
+/// Sockets that were connected to their relay while a signal interrupted the call; its repetition succeeds at once.
+pub(super) type Relayed = HashSet<u64>;
+
+/// struct sockaddr_un: the family and at most 108 bytes of path.
+const UNIX_ADDRESS_BYTES: usize = 110;
+
+impl Supervisor {
+    pub(super) fn socket_call(&mut self, notification: &Notification) -> Outcome {
+        let [domain, kind_and_flags, protocol, ..] = notification.arguments.map(request::uint);
+        let Some(kind) = sockets::kind_of(domain, kind_and_flags, protocol) else { return Outcome::GoOn };
+        let waiter = Waiter {
+            id: notification.id,
+            non_blocking: kind_and_flags & libc::SOCK_NONBLOCK.unsigned_abs() != 0,
+            close_on_exec: kind_and_flags & libc::SOCK_CLOEXEC.unsigned_abs() != 0,
+        };
+        let Some(sockets) = &mut self.sockets else { return Outcome::GoOn };
+        match sockets.take(kind) {
+            Some(socket) => {
+                self.serve_socket(waiter, kind, socket);
+                Outcome::Later
+            }
+            None if sockets.wait_for(kind, waiter) => Outcome::Later,
+            None => Outcome::Errno(libc::ENETDOWN),
+        }
+    }
+
+    /// Hands a socket out, or puts it back when the caller was interrupted.
+    fn serve_socket(&mut self, waiter: Waiter, kind: Kind, socket: OwnedFd) {
+        if waiter.non_blocking && set_non_blocking(&socket, true).is_err() {
+            self.conclude(waiter.id, Outcome::Errno(libc::EMFILE));
+            return;
+        }
+        if self.hand_out(waiter.id, &socket, waiter.close_on_exec) {
+            return;
+        }
+        if (!waiter.non_blocking || set_non_blocking(&socket, false).is_ok())
+            && let Some(sockets) = &mut self.sockets
+        {
+            sockets.give_back(kind, socket);
+        }
+    }
+
+    /// Sockets have come from the holder, or it is gone.
+    pub(super) fn handle_holder(&mut self) {
+        let replies = self.sockets.as_mut().map(Sockets::read_replies);
+        match replies {
+            Some(Ok(served)) => {
+                for served in served {
+                    match served.socket {
+                        Ok(socket) => self.serve_socket(served.waiter, served.kind, socket),
+                        Err(errno) => drop(self.conclude(served.waiter.id, Outcome::Errno(errno))),
+                    }
+                }
+            }
+            Some(Err(lost)) => {
+                for waiter in lost {
+                    self.conclude(waiter.id, Outcome::Errno(libc::ENETDOWN));
+                }
+                self.unwatch_holder();
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn fail_overdue_sockets(&mut self, now: Instant) {
+        let late = self.sockets.as_mut().map(|sockets| sockets.overdue(now)).unwrap_or_default();
+        for waiter in late {
+            self.conclude(waiter.id, Outcome::Errno(libc::ENETDOWN));
+        }
+    }
+
+    /// Does the listen(2) on a duplicate, so that the port is known to listen when the host hears of it. When the socket cannot be
+    /// had the kernel does the call and the host finds the listener by itself.
+    pub(super) fn listen_call(&mut self, notification: &Notification, thread: &Thread) -> Outcome {
+        let [number, backlog, ..] = notification.arguments;
+        let Ok(socket) = process::duplicate_of(notification.tid, thread.tgid, request::uint(number)) else {
+            return Outcome::GoOn;
+        };
+        if !self.is_valid(notification.id) {
+            return Outcome::Later;
+        }
+        if internet_address(&socket).is_none() {
+            return Outcome::GoOn;
+        }
+        if let Err(error) = rustix::net::listen(&socket, request::int(backlog)) {
+            return Outcome::Errno(error.raw_os_error());
+        }
+        // Asked again: an unbound socket has got its port by listen(2).
+        if let (Some(address), Ok(cookie)) = (internet_address(&socket), sockopt::socket_cookie(&socket)) {
+            let ip = match address {
+                SocketAddr::V4(address) => address.ip().octets().to_vec(),
+                SocketAddr::V6(address) => address.ip().octets().to_vec(),
+            };
+            // Also sent for a second listen(2) on the same socket, and again when a signal came between: same cookie.
+            self.outbox.report(from_layer::Kind::Listening(Listening {
+                caller: Some(caller(notification, thread)),
+                ip: ip.into(),
+                port: address.port().into(),
+                cookie,
+            }));
+        }
+        Outcome::Value(0)
+    }
+
+    /// connect(2); asks the host where to when the path is dialled from the target.
+    pub(super) fn connect_call(&mut self, notification: &Notification, thread: &Thread) -> Outcome {
+        let [number, address, length, ..] = notification.arguments;
+        let Some(raw) = unix_path(notification.tid, address, request::uint(length)) else {
+            return Outcome::GoOn;
+        };
+        let resolved = paths::resolve(&self.directories, notification.tid, libc::AT_FDCWD, &raw);
+        let Some(path) = resolved.map(|absolute| absolute.path) else { return Outcome::GoOn };
+        let Some(index) = self.policy.unix_streams.matches(&path).iter().next() else { return Outcome::GoOn };
+        let Ok(socket) = process::duplicate_of(notification.tid, thread.tgid, request::uint(number)) else {
+            return Outcome::GoOn;
+        };
+        if !self.is_valid(notification.id) {
+            return Outcome::Later;
+        }
+        let Ok(cookie) = sockopt::socket_cookie(&socket) else { return Outcome::GoOn };
+        if self.relayed.lock().unwrap_or_else(PoisonError::into_inner).remove(&cookie) {
+            return Outcome::Value(0);
+        }
+        let subject = Subject { path: path.clone(), follow: true, want: Wish::Connect { cookie } };
+        if !matches!(self.calls.repeat(notification.tid, &subject, notification.id), Repeat::New) {
+            return Outcome::Later;
+        }
+        let question = UnixConnect {
+            caller: Some(caller(notification, thread)),
+            path: path.into(),
+            rule: format!("feature.network.outgoing.unix_streams[{index}]"),
+        };
+        match self.outbox.ask(from_layer::Kind::UnixConnect(question)) {
+            Ok(id) => {
+                let caller = (notification.tid, notification.id);
+                self.calls.insert(id, caller, subject, false, Some(socket));
+                Outcome::Later
+            }
+            Err(_) => Outcome::Errno(libc::ECONNREFUSED),
+        }
+    }
+
+    /// The host says where the program's socket shall be connected to. Connecting may wait for the relay's backlog, so it is done
+    /// on a thread of its own, which lives no longer than that.
+    pub(super) fn unix_answer(&mut self, id: u64, answer: &UnixAnswer) {
+        let Some(mut pending) = self.calls.take(id) else { return };
+        let (Some(listener), Some(socket)) = (self.listener.clone(), pending.socket.take()) else { return };
+        let relay = SocketAddrUnix::new(answer.path.as_ref());
+        let (0, Ok(relay)) = (answer.errno, relay) else {
+            let errno =
+                i32::try_from(answer.errno).ok().filter(|errno| *errno != 0).unwrap_or(libc::ECONNREFUSED);
+            self.conclude(pending.notification, Outcome::Errno(errno));
+            return;
+        };
+        let relayed = Arc::clone(&self.relayed);
+        let notification = pending.notification;
+        let connect = move || connect_to_relay(&listener, notification, &socket, &relay, &relayed);
+        if std::thread::Builder::new().name("relay-connect".to_owned()).spawn(connect).is_err() {
+            self.conclude(notification, Outcome::Errno(libc::EAGAIN));
+        }
+    }
+}
+
+fn connect_to_relay(
+    listener: &OwnedFd,
+    notification: u64,
+    socket: &OwnedFd,
+    relay: &SocketAddrUnix,
+    relayed: &Mutex<Relayed>,
+) {
+    let connected = rustix::io::retry_on_intr(|| rustix::net::connect(socket, relay));
+    let answered = match connected {
+        Ok(()) => seccomp::answer(listener.as_fd(), notification, 0),
+        Err(error) => seccomp::fail(listener.as_fd(), notification, error.raw_os_error()),
+    };
+    if answered.is_err()
+        && connected.is_ok()
+        && let Ok(cookie) = sockopt::socket_cookie(socket)
+    {
+        relayed.lock().unwrap_or_else(PoisonError::into_inner).insert(cookie);
+    }
+}
+
+/// The path of a unix address in the caller's memory; `None` for other families, abstract names and what cannot be read. The length
+/// may be larger than the address (some programs pass a whole buffer's), the path ends at its NUL.
+fn unix_path(tid: u32, address: u64, length: u32) -> Option<Vec<u8>> {
+    let mut bytes = [0; UNIX_ADDRESS_BYTES];
+    let length = usize::try_from(length).ok()?.min(UNIX_ADDRESS_BYTES);
+    let bytes = bytes.get_mut(..length)?;
+    let count = memory::read(tid, address, bytes).ok()?;
+    let (family, path) = bytes.get(..count)?.split_first_chunk::<2>()?;
+    if i32::from(u16::from_ne_bytes(*family)) != libc::AF_UNIX {
+        return None;
+    }
+    let path = path.split(|byte| *byte == 0).next()?;
+    (!path.is_empty()).then(|| path.to_vec())
+}
+
+fn internet_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    let address: SocketAddrAny = rustix::net::getsockname(socket).ok()?;
+    SocketAddr::try_from(address).ok()
+}
+
+fn set_non_blocking(socket: &OwnedFd, on: bool) -> rustix::io::Result<()> {
+    rustix::io::ioctl_fionbio(socket, on)
+}
