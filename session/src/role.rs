@@ -1,13 +1,7 @@
 //! The hidden processes of the program. The one executable starts itself again in these roles; `main` asks [`Role::from_args`]
 //! before it parses anything.
 
-use std::{
-    ffi::OsString,
-    io,
-    path::{Path, PathBuf},
-};
-
-use crate::local;
+use std::{ffi::OsString, io, path::PathBuf};
 
 /// What this process is when it is not the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,14 +12,12 @@ pub enum Role {
     Supervisor,
     /// `__netns`: holds the session netns and makes sockets in it.
     Netns,
+    /// `__mounts`: makes file systems that are attached nowhere, for remote directories and large files.
+    Mounts,
     /// `__node DIR`: holds the node namespace of local pods and their resolver.
     Node(OsString),
     /// `__pod DIR`: brings up one local pod and is its parent.
     Pod(OsString),
-    /// `__init DIR`: process 1 of a local pod.
-    Init(OsString),
-    /// `__enter pod|node PID CMD...`: runs a command within a local pod or on its node.
-    Enter(Vec<OsString>),
 }
 
 impl Role {
@@ -37,10 +29,9 @@ impl Role {
             "__host" => Some(Self::Host(args.next()?)),
             "__supervisor" => Some(Self::Supervisor),
             "__netns" => Some(Self::Netns),
+            "__mounts" => Some(Self::Mounts),
             "__node" => Some(Self::Node(args.next()?)),
             "__pod" => Some(Self::Pod(args.next()?)),
-            "__init" => Some(Self::Init(args.next()?)),
-            "__enter" => Some(Self::Enter(args.collect())),
             _ => None,
         }
     }
@@ -49,11 +40,9 @@ impl Role {
     #[must_use]
     pub fn run(self) -> u8 {
         match self {
-            Self::Host(_) | Self::Supervisor | Self::Netns => 70,
-            Self::Node(dir) => local::run_node(Path::new(&dir)),
-            Self::Pod(dir) => local::run_pod(Path::new(&dir)),
-            Self::Init(dir) => local::run_init(Path::new(&dir)),
-            Self::Enter(args) => local::run_enter(&args),
+            Self::Supervisor => mirrord_layer::supervisor::run_inherited().code(),
+            Self::Mounts => mirrord_layer::mounts::run_inherited().map_or(70, |()| 0),
+            Self::Host(_) | Self::Netns | Self::Node(_) | Self::Pod(_) => 70,
         }
     }
 }
