@@ -23,3 +23,5 @@ pub mod spec;
 pub mod starter;
 pub mod summary;
 pub mod target;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
