@@ -3,8 +3,10 @@
 //! One process per session. `tui` starts it through [`role`] and talks to it through `session.proto` only.
 
 pub mod agent_link;
+pub mod agent_process;
 mod async_fd;
 pub mod config;
+pub mod doctor;
 pub mod env;
 pub mod events;
 pub mod files;
@@ -13,6 +15,7 @@ pub mod http;
 pub mod jsonl;
 pub mod layer_link;
 pub mod limits;
+pub mod local;
 pub mod network;
 pub mod paths;
 pub mod recording;

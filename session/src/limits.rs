@@ -47,6 +47,28 @@ pub const MEMFD_BYTES: u64 = 1 << 20;
 pub const RELAY_CHUNK: usize = 256 << 10;
 /// Accept streams kept parked at the agent, so that a stolen connection costs no extra round trip.
 pub const PARKED_ACCEPTS: usize = 8;
+// ---- local pods
+
+/// Ports that one local pod may publish: each is a descriptor beside one datagram, of which the kernel allows 253.
+pub const POD_PORTS: usize = 32;
+/// One file that is given to a local pod.
+pub const POD_FILE_BYTES: usize = 1 << 20;
+/// Command, variables and files of a local pod together; the kernel's own bound for command and variables is 2 MiB.
+pub const POD_SPEC_BYTES: usize = 8 << 20;
+/// One datagram of the node's control socket. A list of 253 pods with long commands takes about half of it.
+pub const POD_MESSAGE: usize = 128 << 10;
+/// Clients of the node that wait to be accepted.
+pub const NODE_BACKLOG: usize = 64;
+/// DNS over TCP: connections at a time. Pods ask over UDP unless an answer was cut.
+pub const RESOLVER_CONNECTIONS: usize = 64;
+/// DNS over TCP: a connection without a query for so long is closed.
+pub const RESOLVER_IDLE: Duration = Duration::from_secs(10);
+/// Events that the relay of published ports takes from the kernel in one go.
+pub const RELAY_EVENTS: usize = 256;
+/// System calls that one direction of a carried connection may take before others have their turn.
+pub const RELAY_TURN: usize = 32;
+/// Empty pipes that the relay keeps; more are needed only while many receivers are slow.
+pub const RELAY_SPARE_PIPES: usize = 8;
 
 // ---- agent link
 
@@ -98,6 +120,70 @@ pub const RECORDING_LINE_BYTES: u64 = 4 << 20;
 pub const SESSION_CONNECT: Duration = Duration::from_secs(5);
 /// How old a session's folder without a lock must be to count as left behind: its starter makes the lock in the next instant.
 pub const SESSION_START: Duration = Duration::from_secs(10);
+
+// ---- agents on this machine
+
+/// A local agent ends when its client has been gone for so long; it also ends with the host.
+pub const AGENT_IDLE: Duration = Duration::from_secs(5);
+/// How long a local agent may take to end before it is killed. It gives its own streams 1 s.
+pub const AGENT_STOP: Duration = Duration::from_secs(2);
+/// Bytes at the end of the agent's log that are searched for its last words.
+pub const AGENT_LOG_TAIL: usize = 16 << 10;
+
+// ---- data path
+
+/// Records of one DNS reply that are shown and learned from; a reply that fits UDP with EDNS has about a hundred at most.
+pub const DNS_ANSWERS: usize = 128;
+/// Addresses whose names are remembered; mirrord keeps as many.
+pub const LEARNED_ADDRESSES: usize = 1000;
+/// Names remembered for one address: virtual hosts behind one balancer.
+pub const NAMES_PER_ADDRESS: usize = 16;
+/// Name servers that are taken from a resolv.conf; resolv.conf(5) has three, Kubernetes allows as many.
+pub const NAMESERVERS: usize = 8;
+/// How long a DNS connection may stay without a question (RFC 7766 suggests seconds).
+pub const DNS_IDLE: Duration = Duration::from_secs(10);
+/// Ports inside the session netns for our own sockets: above ip_local_port_range, so that programs do not get them by chance.
+pub const RELAY_PORTS: std::ops::RangeInclusive<u16> = 61_001..=65_000;
+/// Connections that may wait in the relay listener; the kernel cuts it at net.core.somaxconn.
+pub const LISTEN_BACKLOG: i32 = 4096;
+/// First read size of a relay; grows to [`RELAY_CHUNK`] with the stream, so that an idle connection holds little.
+pub const RELAY_CHUNK_MIN: usize = 16 << 10;
+/// How long a relay waits for the agent to end a stream that both sides have finished.
+pub const RELAY_END: Duration = Duration::from_secs(5);
+/// How long a dialled far end waits for the program's connection to arrive at the relay; it arrives within microseconds.
+pub const PREPARED: Duration = Duration::from_secs(10);
+/// How often a held SYN's socket is looked at: a program that gave up must not keep a dial for long.
+pub const HELD_CHECK: Duration = Duration::from_millis(500);
+/// Unreachable verdicts come this long after the packet: at once, connect(2) may still own the socket and then misses the error.
+pub const UNREACHABLE_DELAY: Duration = Duration::from_micros(1500);
+/// Pause after an error of the packet queue, so that a lasting one does not spin.
+pub const QUEUE_RETRY: Duration = Duration::from_millis(20);
+/// Timed-out flows that are remembered, so that their SYNs are not dialled again.
+pub const SILENT_FLOWS: usize = 4096;
+/// How often forgotten things (prepared far ends, silent flows) are swept out.
+pub const SWEEP: Duration = Duration::from_secs(1);
+/// Relay sockets of UDP, one per destination; far fewer than [`RELAY_PORTS`].
+pub const UDP_RELAYS: usize = 1024;
+/// UDP flows that are open at a time.
+pub const UDP_ASSOCIATIONS: usize = 4096;
+/// A UDP flow without datagrams for so long ends; home routers take 30 s and more.
+pub const UDP_IDLE: Duration = Duration::from_secs(60);
+/// Largest UDP datagram.
+pub const DATAGRAM: usize = 65_535;
+/// How often the kernel's list of listening sockets is compared with ours: finds what the events missed.
+pub const LISTENER_SCAN: Duration = Duration::from_secs(1);
+/// Bytes of a mirrored connection that wait for the local process; beyond this it counts as not reading and loses the rest.
+pub const MIRROR_BYTES: usize = 8 << 20;
+/// Pieces of a mirrored connection that wait for the local process; segments may be small.
+pub const MIRROR_ITEMS: usize = 4096;
+/// Mirrored connections that are followed at a time.
+pub const MIRROR_CONNECTIONS: usize = 16_384;
+/// Pause after a failed accept(2) on the host's loopback (usually: out of descriptors).
+pub const PUBLISH_RETRY: Duration = Duration::from_millis(100);
+/// Requests queued for the task that owns the ports; when full the asker waits.
+pub const PORT_REQUESTS: usize = 256;
+/// Deadline of a mode change: the agent changes a rule or a filter, which takes milliseconds.
+pub const MODE_TIMEOUT: Duration = Duration::from_secs(10);
 
 // ---- layer
 

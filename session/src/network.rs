@@ -2,25 +2,72 @@
 //!
 //! [`Network`] owns the tasks; [`NetworkHandle`] is what the host and the layer link use. Nothing here knows HTTP: a relay shows
 //! its bytes to a [`Tap`] that [`NetworkSpec::tap`] makes.
+//!
+//! ```text
+//! session netns: queue -> verdicts -> udp | prepared -> outgoing -> relay <-> agent or host socket
+//!                                      └-> resolver <-> agent or host's name servers
+//! agent: parked streams -> incoming -> delivery (dial inside from the client's address) -> relay
+//!        mirror stream  -> mirror   -> delivery, tap
+//! ports/driver: what is subscribed, what listens, publish on the host's loopback
+//! ```
 
+mod connection_log;
+mod delivery;
+pub mod dns_message;
+mod incoming;
+mod mirror;
+mod names;
+mod nameservers;
+mod outgoing;
 pub mod outgoing_rules;
+mod ports;
+mod prepared;
+mod publish;
+mod relay;
+mod resolver;
+mod session_netns;
+mod shared;
 mod tap;
+mod udp;
+mod verdicts;
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use mirrord_netns::holder::Holder;
 use mirrord_protocol::session::v1 as wire;
 use thiserror::Error;
-use tokio::{net::TcpStream, sync::watch};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot, watch},
+    time::{interval, timeout},
+};
 
 pub use self::tap::{Tap, TapContext, TapFactory, no_taps};
+use self::{
+    incoming::Incoming,
+    mirror::Mirror,
+    names::Names,
+    nameservers::Nameservers,
+    ports::{
+        Listening,
+        driver::{Driver, Request, Requests},
+    },
+    prepared::Prepared,
+    publish::Publisher,
+    session_netns::{Intake, SessionNetns},
+    shared::{Shared, SharedRef, Tasks},
+    udp::UdpRelays,
+    verdicts::Verdicts,
+};
 use crate::{
-    agent_link::AgentLink,
+    agent_link::{AgentLink, ip_address},
     config::{self, Mode},
     events::Events,
+    limits::{MODE_TIMEOUT, PARKED_ACCEPTS, PORT_REQUESTS, SHUTDOWN_GRACE, SWEEP},
 };
 
 /// What the data path is made of.
@@ -85,10 +132,35 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError::SetUp`] with the step that failed.
-    #[expect(clippy::unused_async, reason = "the set-up waits")]
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[expect(clippy::unused_async, reason = "callers await it like every other step of the bring-up")]
     pub async fn start(spec: NetworkSpec) -> Result<Self, NetworkError> {
-        drop(spec);
-        Err(NetworkError::Ended)
+        let facts = spec.agent.hello();
+        let addresses: Vec<IpAddr> = facts
+            .addresses
+            .iter()
+            .filter_map(|address| ip_address(&address.address))
+            // A link-local address needs an interface that the namespace does not have.
+            .filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
+            .collect();
+        let nameservers = Nameservers::new(&facts.nameservers);
+        let (netns, intake) = SessionNetns::set_up(spec.holder, addresses)?;
+        let shared = Arc::new(Shared {
+            netns,
+            agent: spec.agent,
+            events: spec.events,
+            tap: spec.tap,
+            incoming: spec.incoming,
+            outgoing: spec.outgoing,
+            dns: spec.dns,
+            names: Names::default(),
+            nameservers,
+            tasks: Tasks::default(),
+            connections: AtomicU64::new(0),
+        });
+        Ok(Self { handle: start_tasks(shared, intake) })
     }
 
     /// What others may ask of the data path.
@@ -97,16 +169,53 @@ impl Network {
         self.handle.clone()
     }
 
-    /// Ends everything in order: no new connections, open ones may drain for [`crate::limits::SHUTDOWN_GRACE`], then all is dropped.
-    #[expect(clippy::unused_async, reason = "the end waits")]
-    pub async fn shutdown(self) {}
+    /// Ends everything in order: no new connections, open ones may drain for [`SHUTDOWN_GRACE`], then all is dropped.
+    pub async fn shutdown(self) {
+        self.handle.shared.tasks.shutdown(SHUTDOWN_GRACE).await;
+    }
+}
+
+fn start_tasks(shared: SharedRef, Intake { relays, destroyed }: Intake) -> NetworkHandle {
+    let (requests_tx, requests_rx) = mpsc::channel(PORT_REQUESTS);
+    let (ports_tx, ports) = watch::channel(Vec::new());
+    let (listeners_tx, listeners) = watch::channel(Vec::new());
+    let requests: Requests = Arc::new(requests_tx);
+
+    let prepared = Arc::new(Prepared::default());
+    let verdicts = Verdicts::new(shared.clone(), prepared.clone(), UdpRelays::new(shared.clone()));
+    let tasks = &shared.tasks;
+    tasks.intake(verdicts.clone().run());
+    for listener in relays {
+        tasks.intake(outgoing::run(shared.clone(), prepared.clone(), listener));
+    }
+    tasks.intake(async move {
+        let mut tick = interval(SWEEP);
+        loop {
+            tick.tick().await;
+            prepared.sweep();
+            verdicts.sweep();
+        }
+    });
+
+    let publisher = Publisher::new(shared.clone(), listeners_tx);
+    let driver = Driver::new(shared.clone(), publisher, requests_rx, destroyed, ports_tx);
+    tasks.intake(driver.run());
+
+    let incoming = Incoming::new(shared.clone(), ports.clone(), requests.clone());
+    for _ in 0..PARKED_ACCEPTS {
+        tasks.intake(incoming.clone().park());
+    }
+    tasks.intake(Mirror::new(incoming).run());
+    NetworkHandle { shared, ports, listeners, requests }
 }
 
 /// Handle on the data path; clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NetworkHandle {
+    shared: SharedRef,
     ports: watch::Receiver<Vec<wire::Port>>,
     listeners: watch::Receiver<Vec<wire::Listener>>,
+    requests: Requests,
 }
 
 impl NetworkHandle {
@@ -127,31 +236,48 @@ impl NetworkHandle {
     ///
     /// # Errors
     /// [`NetworkError::UnknownPort`], [`NetworkError::Mode`], [`NetworkError::NoAck`], [`NetworkError::Ended`].
-    #[expect(clippy::unused_async, reason = "waits for the agent")]
     pub async fn set_mode(&self, port: u16, mode: Mode) -> Result<wire::Port, NetworkError> {
-        let _ = mode;
-        Err(NetworkError::UnknownPort(port))
+        let (reply_tx, reply_rx) = oneshot::channel();
+        let asking = async {
+            let request = Request::SetMode(port, mode, reply_tx);
+            self.requests.send(request).await.map_err(|_| NetworkError::Ended)?;
+            reply_rx.await.map_err(|_| NetworkError::Ended)?
+        };
+        timeout(MODE_TIMEOUT, asking).await.unwrap_or(Err(NetworkError::NoAck(port)))
     }
 
     /// The layer saw a socket of the session begin to listen.
-    #[expect(clippy::unused_async, reason = "the queue is bounded")]
     pub async fn listening(&self, ip: IpAddr, port: u16, cookie: u64, pid: u32) {
-        let _ = (ip, port, cookie, pid);
+        let listening = Listening { address: SocketAddr::new(ip, port), cookie, pid };
+        // Fails when the session ends: then nobody needs to know.
+        drop(self.requests.send(Request::Listening(listening)).await);
     }
 
     /// The layer knows that a listening socket is gone.
-    #[expect(clippy::unused_async, reason = "the queue is bounded")]
     pub async fn closed(&self, cookie: u64) {
-        let _ = cookie;
+        drop(self.requests.send(Request::Closed(cookie)).await);
     }
 
     /// Connects to the local process inside the session netns as if `client` did, for replays.
     ///
     /// # Errors
     /// As connect(2); `ConnectionRefused` when nothing listens on the port.
-    #[expect(clippy::unused_async, reason = "connects")]
     pub async fn connect_local(&self, client: SocketAddr, local_port: u16) -> io::Result<TcpStream> {
-        let _ = (client, local_port);
-        Err(io::Error::from(io::ErrorKind::ConnectionRefused))
+        let netns = &self.shared.netns;
+        let server =
+            netns.address_like(client.ip()).unwrap_or_else(|| session_netns::loopback_like(client.ip()));
+        delivery::connect(netns, client, server, local_port).await
+    }
+}
+
+impl fmt::Debug for NetworkSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkSpec").field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for NetworkHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NetworkHandle").field("ports", &*self.ports.borrow()).finish_non_exhaustive()
     }
 }

@@ -1,7 +1,13 @@
 //! The hidden processes of the program. The one executable starts itself again in these roles; `main` asks [`Role::from_args`]
 //! before it parses anything.
 
-use std::{ffi::OsString, io, path::PathBuf};
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+};
+
+use crate::local;
 
 /// What this process is when it is not the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +24,10 @@ pub enum Role {
     Node(OsString),
     /// `__pod DIR`: brings up one local pod and is its parent.
     Pod(OsString),
+    /// `__init DIR`: process 1 of a local pod.
+    Init(OsString),
+    /// `__enter pod|node PID CMD...`: runs a command within a local pod or on its node.
+    Enter(Vec<OsString>),
 }
 
 impl Role {
@@ -32,6 +42,8 @@ impl Role {
             "__mounts" => Some(Self::Mounts),
             "__node" => Some(Self::Node(args.next()?)),
             "__pod" => Some(Self::Pod(args.next()?)),
+            "__init" => Some(Self::Init(args.next()?)),
+            "__enter" => Some(Self::Enter(args.collect())),
             _ => None,
         }
     }
@@ -42,7 +54,11 @@ impl Role {
         match self {
             Self::Supervisor => mirrord_layer::supervisor::run_inherited().code(),
             Self::Mounts => mirrord_layer::mounts::run_inherited().map_or(70, |()| 0),
-            Self::Host(_) | Self::Netns | Self::Node(_) | Self::Pod(_) => 70,
+            Self::Host(_) | Self::Netns => 70,
+            Self::Node(dir) => local::run_node(Path::new(&dir)),
+            Self::Pod(dir) => local::run_pod(Path::new(&dir)),
+            Self::Init(dir) => local::run_init(Path::new(&dir)),
+            Self::Enter(args) => local::run_enter(&args),
         }
     }
 }

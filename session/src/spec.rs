@@ -1,6 +1,12 @@
 //! What a session shall be: written by whoever starts it as `spec.json` in the session's folder, read once by the host.
 
-use std::{collections::BTreeMap, ffi::OsString, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    hash::{BuildHasher, Hasher, RandomState},
+    io,
+    path::PathBuf,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +40,42 @@ pub struct SessionSpec {
     pub report_local_files: bool,
     /// The command line that starts an equal session.
     pub equal_command: String,
+}
+
+impl SessionSpec {
+    /// A session for whoever calls: its working directory, environment and process group, owned, without terminal or recording.
+    ///
+    /// # Errors
+    /// When the working directory does not exist any more.
+    pub fn for_caller(target: Target, config: Config, command: Vec<OsString>) -> io::Result<Self> {
+        Ok(Self {
+            id: new_id(),
+            target,
+            config,
+            command,
+            cwd: std::env::current_dir()?,
+            environment: std::env::vars_os().collect(),
+            process_group: u32::try_from(rustix::process::getpgrp().as_raw_nonzero().get()).ok(),
+            terminal: None,
+            owned: true,
+            record: None,
+            report_local_files: false,
+            equal_command: String::new(),
+        })
+    }
+}
+
+/// Five letters and digits that are easy to type; 2^25 of them are enough for the sessions of one user at a time.
+fn new_id() -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    // The standard library seeds this hasher from the system's random numbers.
+    let mut random = RandomState::new().build_hasher();
+    random.write_u32(std::process::id());
+    let bits = random.finish();
+    (0..5)
+        .filter_map(|index| LETTERS.get(usize::try_from(bits >> (index * 5) & 31).ok()?))
+        .map(|letter| char::from(*letter))
+        .collect()
 }
 
 /// A map as a list of pairs: keys in JSON must be text, and names of variables need not be.

@@ -1,6 +1,7 @@
 //! Tasks of the developers of mirrord-tui: `cargo xtask --help`. CI runs the same.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod layering;
 mod proto;
 mod run;
@@ -18,6 +19,11 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Measure what the program costs, as ratios in one run.
+    Bench {
+        /// Groups to measure (mirror, steal, start, outgoing, dns, files, syscall); all when none is named.
+        groups: Vec<String>,
+    },
     /// Run all checks and tests, or only some parts of them.
     Test {
         /// Parts to run; all when none is named.
@@ -29,6 +35,7 @@ enum Task {
 fn main() -> Result<()> {
     match Task::parse() {
         Task::Proto { check } => proto::run(check),
+        Task::Bench { groups } => bench::run(&groups),
         Task::Test { parts } => test::run(&parts),
     }
 }

@@ -90,28 +90,36 @@ fn lint() -> Result<()> {
 }
 
 /// Copies of what the tests run, at a place that an ordinary user can reach as well.
-struct Stage {
-    program: PathBuf,
+pub(crate) struct Stage {
+    folder: PathBuf,
+    pub(crate) program: PathBuf,
     victims: PathBuf,
 }
 
 impl Stage {
-    fn new() -> Result<Self> {
-        let cache = std::env::var_os("MIRRORD_TUI_TEST_CACHE")
+    pub(crate) fn new() -> Result<Self> {
+        let folder = std::env::var_os("MIRRORD_TUI_TEST_CACHE")
             .map_or_else(|| PathBuf::from("/var/tmp/mirrord-tui-test"), PathBuf::from);
-        let victims = cache.join("victims");
+        let victims = folder.join("victims");
         fs::create_dir_all(&victims).with_context(|| format!("make {}", victims.display()))?;
-        fs::set_permissions(&cache, fs::Permissions::from_mode(0o755))?;
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755))?;
+        let mut stage = Self { folder, program: PathBuf::new(), victims };
+        stage.program =
+            stage.also("mirrord-tui").context("copy the program to where every user can run it")?;
+        Ok(stage)
+    }
+
+    /// Copies another program of the release build.
+    pub(crate) fn also(&self, name: &str) -> Result<PathBuf> {
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-        let built = target.join("release/mirrord-tui");
-        let program = cache.join("mirrord-tui");
+        let (built, copy) = (target.join("release").join(name), self.folder.join(name));
         if built.exists() {
             // A new inode: the old one may still be running somewhere.
-            drop(fs::remove_file(&program));
-            fs::copy(&built, &program).context("copy the program to where every user can run it")?;
+            drop(fs::remove_file(&copy));
+            fs::copy(&built, &copy).with_context(|| format!("copy {}", built.display()))?;
         }
-        Ok(Self { program, victims })
+        Ok(copy)
     }
 }
 

@@ -10,8 +10,9 @@ pub const NETLINK_BUFFER: usize = 32 << 10;
 pub const HOLDER_REPLY: Duration = Duration::from_secs(5);
 /// Endpoints that the holder serves: the host's, the supervisor's and spare ones for a restarted supervisor.
 pub const HOLDER_ENDPOINTS: usize = 16;
-/// Descriptors in one datagram of a [`crate::seqpacket::SeqPacket`]; the kernel's own bound is 253.
-pub const DESCRIPTORS: usize = 8;
+/// Descriptors in one datagram of a [`crate::seqpacket::SeqPacket`]; the kernel's own bound is 253. The most that
+/// is sent at once: the 32 published ports of a local pod and its specification.
+pub const DESCRIPTORS: usize = 40;
 /// Bytes of each held packet that are copied to us: the largest headers that we read, not the payload.
 pub const QUEUE_COPY: u32 = 128;
 /// Held packets; one per connection attempt in flight. The kernel's default of 1024 was reached by load tests.

@@ -17,7 +17,10 @@ use rustix::{
 use thiserror::Error;
 
 pub use self::message::{Attributes, Message, Messages, Reply};
-use crate::limits::{NETLINK_BUFFER, NETLINK_REPLY};
+use crate::{
+    limits::{NETLINK_BUFFER, NETLINK_REPLY},
+    sys,
+};
 
 mod message;
 
@@ -206,6 +209,37 @@ impl Netlink {
         self.replies(&mut exchange, first..=last, |reply| {
             reply.acknowledged().unwrap_or(Ok(())).map(|()| true)
         })
+    }
+
+    /// Joins a multicast group: its messages make [`Netlink::wait_for_news`] come back and are otherwise passed over.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Socket`].
+    pub(crate) fn subscribe(&self, group: i32) -> Result<(), NetlinkError> {
+        sys::set_int(&self.socket, libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group)
+            .map_err(|source| NetlinkError::Socket { operation: "join a group", source })
+    }
+
+    /// Leaves a multicast group.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Socket`].
+    pub(crate) fn unsubscribe(&self, group: i32) -> Result<(), NetlinkError> {
+        sys::set_int(&self.socket, libc::SOL_NETLINK, libc::NETLINK_DROP_MEMBERSHIP, group)
+            .map_err(|source| NetlinkError::Socket { operation: "leave a group", source })
+    }
+
+    /// Waits for a message of a group and takes it.
+    ///
+    /// # Errors
+    /// [`NetlinkError::Timeout`] at the deadline.
+    pub(crate) fn wait_for_news(&self, deadline: Instant) -> Result<(), NetlinkError> {
+        let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.receive(&mut exchange.buffer, deadline) {
+            // News were lost, so there are some.
+            Err(error) if error.errno() == Some(libc::ENOBUFS) => Ok(()),
+            result => result.map(drop),
+        }
     }
 
     /// Sends bytes to the kernel without waiting for an answer.

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 use rustix::net::netlink::SocketAddrNetlink;
@@ -164,6 +164,12 @@ impl DestroyEvents {
                 Some(Destroyed { cookie: entry.cookie, local: entry.local, state: entry.state })
             }));
         }
+    }
+}
+
+impl AsRawFd for DestroyEvents {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 

@@ -110,3 +110,9 @@ impl<'de> Deserialize<'de> for Unsupported {
         IgnoredAny::deserialize(deserializer).map(|_| Self { present: true })
     }
 }
+
+/// The JSON schema of `T`, as editors and `mirrord-tui schema` take it.
+#[must_use]
+pub fn schema_of<T: JsonSchema>() -> serde_json::Value {
+    SchemaGenerator::default().into_root_schema_for::<T>().to_value()
+}

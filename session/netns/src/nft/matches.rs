@@ -40,11 +40,11 @@ impl Rule {
         self.meta(Meta::Family).compare(Compare::Equal, &[FAMILY_V6])
     }
 
-    pub(super) fn to_loopback_v4(self, how: Compare) -> Self {
+    pub(super) fn on_loopback_v4(self, how: Compare) -> Self {
         self.family_v4().payload(Header::Network, 16, 1).compare(how, &[127])
     }
 
-    pub(super) fn to_loopback_v6(self, how: Compare) -> Self {
+    pub(super) fn on_loopback_v6(self, how: Compare) -> Self {
         let loopback = std::net::Ipv6Addr::LOCALHOST.octets();
         self.family_v6().payload(Header::Network, 24, 16).compare(how, &loopback)
     }

@@ -4,7 +4,8 @@
 //! chain hold  filter output -150   mark not ours, tcp syn        -> queue
 //!                                  mark not ours, udp, ct new    -> queue
 //! chain deny  filter output -149   syn refused -> tcp reset; udp refused -> port unreachable
-//!                                  host unreachable, no route; echo-request to others -> drop
+//!                                  host unreachable, no route
+//! chain ping  filter input     0   echo-request to others than loopback and own addresses -> drop
 //! chain out   nat    output -100   mark not ours or local -> accept; tcp, udp -> redirect to :mark
 //! ```
 //! `deny` is a chain of its own because a verdict with a mark goes on with the next base chain, not with the next rule.
@@ -24,6 +25,8 @@ const TABLE: &str = "mirrord-session";
 const HOLD: &str = "hold";
 const DENY: &str = "deny";
 const OUT: &str = "out";
+/// On the way in, where a drop is silent; on the way out ping would be told EPERM.
+const PING: &str = "ping";
 /// NF_CT_STATE_BIT(IP_CT_NEW).
 const STATE_NEW: u32 = 8;
 const DNS: u16 = 53;
@@ -73,7 +76,7 @@ impl SessionTable {
     /// [`NftError::Kernel`].
     pub fn answer_pings(&self, own: &[IpAddr]) -> Result<(), NftError> {
         let rules = own.iter().map(|ip| ping_to(*ip).accept());
-        let batch = rules.fold(Batch::new(TABLE), |batch, rule| batch.first_rule(DENY, &rule));
+        let batch = rules.fold(Batch::new(TABLE), |batch, rule| batch.first_rule(PING, &rule));
         batch
             .commit(&self.owner)
             .map_err(|source| NftError::Kernel { operation: "extend the session's", source })
@@ -118,11 +121,12 @@ fn held(form: QueueForm, queue: u16) -> Batch<'static> {
 fn redirected(tcp_relay: u16, dns_relay: u16) -> Batch<'static> {
     let batch = Batch::new(TABLE)
         .owned_table()
-        .chain(DENY, ChainType::Filter, Hook::Output, -149)
+        // On the way in: a packet that is rejected on its way out makes send(2) fail with EPERM.
+        .chain(DENY, ChainType::Filter, Hook::Input, 0)
         .chain(OUT, ChainType::Nat, Hook::Output, -100)
         .rule(OUT, &mark(LOCAL_MARK).accept())
-        .rule(OUT, &Rule::new().to_loopback_v4(Compare::Equal).accept())
-        .rule(OUT, &Rule::new().to_loopback_v6(Compare::Equal).accept())
+        .rule(OUT, &Rule::new().on_loopback_v4(Compare::Equal).accept())
+        .rule(OUT, &Rule::new().on_loopback_v6(Compare::Equal).accept())
         .rule(OUT, &Rule::new().tcp_syn().redirect(tcp_relay))
         .rule(OUT, &Rule::new().transport(Transport::Udp).destination_port(DNS).redirect(dns_relay));
     // Without a verdict there is no relay of its own for each destination.
@@ -135,16 +139,17 @@ fn redirected(tcp_relay: u16, dns_relay: u16) -> Batch<'static> {
     };
     let batch = batch
         .rule(DENY, &mark(LOCAL_MARK).accept())
-        .rule(DENY, &other_udp(Rule::new().to_loopback_v4(Compare::NotEqual)))
-        .rule(DENY, &other_udp(Rule::new().to_loopback_v6(Compare::NotEqual)));
+        .rule(DENY, &other_udp(Rule::new().on_loopback_v4(Compare::NotEqual)))
+        .rule(DENY, &other_udp(Rule::new().on_loopback_v6(Compare::NotEqual)));
     without_pings(batch)
 }
 
 /// Every address is local here, so the namespace itself would answer pings to all the world.
 fn without_pings(batch: Batch<'_>) -> Batch<'_> {
     batch
-        .rule(DENY, &Rule::new().to_loopback_v4(Compare::NotEqual).echo_request_v4().drop())
-        .rule(DENY, &Rule::new().to_loopback_v6(Compare::NotEqual).echo_request_v6().drop())
+        .chain(PING, ChainType::Filter, Hook::Input, 0)
+        .rule(PING, &Rule::new().on_loopback_v4(Compare::NotEqual).echo_request_v4().drop())
+        .rule(PING, &Rule::new().on_loopback_v6(Compare::NotEqual).echo_request_v6().drop())
 }
 
 fn ping_to(ip: IpAddr) -> Rule {

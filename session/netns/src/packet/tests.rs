@@ -59,7 +59,7 @@ fn padding_is_no_payload_and_a_cut_is_seen() {
 
 #[test]
 fn big_tcp_has_no_length_in_ipv4_and_a_jumbo_option_in_ipv6() {
-    let mut v4 = ipv4(6, &segment(&[1; 70_0]));
+    let mut v4 = ipv4(6, &segment(&[1; 700]));
     v4[2..4].fill(0);
     assert_eq!(parse(&v4).unwrap().payload_len, 700);
     let mut rest = vec![6, 0, OPTION_JUMBO, 4];

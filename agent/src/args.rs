@@ -1,0 +1,151 @@
+//! The command line of the agent and the one secret that comes by environment.
+//!
+//! Written by hand: five options do not pay for a parser in an executable that travels through ConfigMaps.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use thiserror::Error;
+
+use crate::limits::IDLE;
+
+/// What the agent prints for `--help` and after a mistake.
+pub(crate) const USAGE: &str = "usage: mirrord-agent --listen unix:PATH|tcp:127.0.0.1:PORT --target-pid N [--idle-timeout SECONDS] \
+[--end-with-stdin]; the token comes in MIRRORD_AGENT_TOKEN";
+
+/// Where the agent waits for its client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    /// A unix socket at this path, mode 0600.
+    Unix(PathBuf),
+    /// A loopback address of the network namespace in which the agent was started.
+    Tcp(SocketAddr),
+}
+
+/// The parsed command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Args {
+    /// Where to listen.
+    pub(crate) listen: Listen,
+    /// The target's process, as this process sees it.
+    pub(crate) target_pid: u32,
+    /// How long to live without a client.
+    pub(crate) idle_timeout: Duration,
+    /// End when standard input does: the starter holds the other end of a pipe and takes the agent along.
+    pub(crate) end_with_stdin: bool,
+}
+
+/// Why a command line is refused.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum ArgsError {
+    #[error("`{0}` needs a value")]
+    Missing(&'static str),
+    #[error("`{0}` is not an option of the agent")]
+    Unknown(String),
+    #[error("`{value}` is not a value for `{option}`: {reason}")]
+    Value { option: &'static str, value: String, reason: &'static str },
+}
+
+impl Args {
+    /// Parses what follows the program's name.
+    pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, ArgsError> {
+        let (mut listen, mut target_pid, mut idle_timeout, mut end_with_stdin) = (None, None, IDLE, false);
+        while let Some(option) = args.next() {
+            match option.to_str() {
+                Some("--listen") => listen = Some(parse_listen(value("--listen", &mut args)?)?),
+                Some("--target-pid") => target_pid = Some(parse_pid(&value("--target-pid", &mut args)?)?),
+                Some("--idle-timeout") => {
+                    idle_timeout = parse_seconds(&value("--idle-timeout", &mut args)?)?;
+                }
+                Some("--end-with-stdin") => end_with_stdin = true,
+                _ => return Err(ArgsError::Unknown(option.to_string_lossy().into_owned())),
+            }
+        }
+        Ok(Self {
+            listen: listen.ok_or(ArgsError::Missing("--listen"))?,
+            target_pid: target_pid.ok_or(ArgsError::Missing("--target-pid"))?,
+            idle_timeout,
+            end_with_stdin,
+        })
+    }
+}
+
+fn value(option: &'static str, args: &mut impl Iterator<Item = OsString>) -> Result<OsString, ArgsError> {
+    args.next().ok_or(ArgsError::Missing(option))
+}
+
+fn refuse(option: &'static str, value: &OsString, reason: &'static str) -> ArgsError {
+    ArgsError::Value { option, value: value.to_string_lossy().into_owned(), reason }
+}
+
+fn parse_listen(text: OsString) -> Result<Listen, ArgsError> {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    if let Some(path) = text.as_bytes().strip_prefix(b"unix:").filter(|path| !path.is_empty()) {
+        return Ok(Listen::Unix(OsString::from_vec(path.to_vec()).into()));
+    }
+    let address = text.to_str().and_then(|text| text.strip_prefix("tcp:")).and_then(|text| text.parse().ok());
+    match address {
+        Some(address) if is_loopback(&address) => Ok(Listen::Tcp(address)),
+        Some(_) => {
+            Err(refuse("--listen", &text, "only a loopback address is allowed, others could reach any other"))
+        }
+        None => Err(refuse("--listen", &text, "write unix:PATH or tcp:127.0.0.1:PORT")),
+    }
+}
+
+fn is_loopback(address: &SocketAddr) -> bool {
+    address.ip().is_loopback()
+}
+
+fn parse_pid(text: &OsString) -> Result<u32, ArgsError> {
+    text.to_str()
+        .and_then(|text| text.parse().ok())
+        .filter(|pid| *pid > 0 && i32::try_from(*pid).is_ok())
+        .ok_or_else(|| refuse("--target-pid", text, "a process number is needed"))
+}
+
+fn parse_seconds(text: &OsString) -> Result<Duration, ArgsError> {
+    text.to_str()
+        .and_then(|text| text.parse().ok())
+        .map(Duration::from_secs)
+        .ok_or_else(|| refuse("--idle-timeout", text, "a number of seconds is needed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Args, ArgsError> {
+        Args::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn a_full_command_line_is_understood() {
+        let args =
+            parse("--listen unix:/run/a.sock --target-pid 12 --idle-timeout 5 --end-with-stdin").unwrap();
+        assert_eq!(args.listen, Listen::Unix("/run/a.sock".into()));
+        assert_eq!(
+            (args.target_pid, args.idle_timeout, args.end_with_stdin),
+            (12, Duration::from_secs(5), true)
+        );
+        let args = parse("--target-pid 1 --listen tcp:127.0.0.1:7777").unwrap();
+        assert_eq!(args.listen, Listen::Tcp(([127, 0, 0, 1], 7777).into()));
+        assert_eq!(args.idle_timeout, IDLE);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for line in [
+            "",
+            "--listen",
+            "--listen unix: --target-pid 1",
+            "--listen tcp:0.0.0.0:1 --target-pid 1",
+            "--listen tcp:localhost:1 --target-pid 1",
+            "--listen unix:/a --target-pid 0",
+            "--listen unix:/a --target-pid 4294967295",
+            "--listen unix:/a --target-pid 1 --idle-timeout soon",
+            "--listen unix:/a --target-pid 1 --verbose",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Every bound and deadline of the agent, with its unit and its reason. Nothing else in the crate names one.
+
+use std::time::Duration;
+
+// ---- life
+
+/// Ends by itself when no client was connected for so long; `--idle-timeout` overrides it. Longer than a reconnect takes.
+pub(crate) const IDLE: Duration = Duration::from_secs(30);
+/// How long open streams may take to end once the agent ends. The host kills a local agent after its own 2 s.
+pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+/// Threads of the runtime. The data path is memory copies; more threads would take time from the target.
+pub(crate) const WORKERS: usize = 2;
+/// Blocking threads: slow file operations. More would only queue inside the same file system.
+pub(crate) const BLOCKING_THREADS: usize = 8;
+/// Jobs waiting for the thread inside the target's network; each takes microseconds.
+pub(crate) const NETWORK_JOBS: usize = 64;
+
+// ---- the listener and HTTP/2
+
+/// Open connections, clients without the token included. A session needs one, a reconnect a second.
+pub(crate) const CONNECTIONS: usize = 32;
+/// How long to wait after accept(2) failed for want of descriptors or memory.
+pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Streams of one connection: each open TCP connection of the user's process is one.
+pub(crate) const STREAMS: u32 = 16_384;
+/// Window of one stream: bandwidth times delay of 1 Gbit/s over 30 ms.
+pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
+/// Window of the connection: a few streams at full speed.
+pub(crate) const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Largest HTTP/2 frame that we take: one data chunk with its envelope.
+pub(crate) const FRAME: u32 = 1 << 20;
+/// Bytes buffered by HTTP/2 for one stream before its sender has to wait.
+pub(crate) const SEND_BUFFER: usize = 1 << 20;
+/// Largest message: a chunk of the user's data or a DNS message with room to spare.
+pub(crate) const MESSAGE: usize = 4 << 20;
+/// Keep-alive pings over TCP (a port-forward): a cut network is seen within interval + timeout.
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long the answer to a ping may take.
+pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call may take to send the message that says what it wants.
+pub(crate) const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+// ---- relayed connections
+
+/// First read of a connection; most messages are smaller.
+pub(crate) const CHUNK_MIN: usize = 16 << 10;
+/// Largest read: above this the cost per byte does not fall any more.
+pub(crate) const CHUNK_MAX: usize = 256 << 10;
+/// Chunks of one connection that wait for HTTP/2. Full: we stop reading, so TCP slows the peer.
+pub(crate) const RELAY_QUEUE: usize = 2;
+/// How long the last word about a dead connection may wait for a slow client.
+pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
+
+// ---- outgoing
+
+/// Connect timeout when the client names none; Linux itself gives up after 127 s.
+pub(crate) const DIAL: Duration = Duration::from_secs(30);
+/// Longest connect timeout that a client may ask for.
+pub(crate) const DIAL_MAX: Duration = Duration::from_secs(150);
+/// How often a unix listener with a full queue is asked again.
+pub(crate) const UNIX_RETRY: Duration = Duration::from_millis(10);
+/// Datagrams of one association that wait in each direction. Full: dropped, as a network does.
+pub(crate) const DATAGRAMS: usize = 256;
+/// Largest UDP payload.
+pub(crate) const DATAGRAM: usize = 65_535;
+
+// ---- DNS
+
+/// Deadline of a question when the client names none.
+pub(crate) const DNS: Duration = Duration::from_secs(5);
+/// Longest deadline that a client may ask for.
+pub(crate) const DNS_MAX: Duration = Duration::from_secs(60);
+/// Over UDP a question is sent again after this: a lost datagram costs a second, not the whole deadline.
+pub(crate) const DNS_RETRY: Duration = Duration::from_secs(1);
+/// A name server that stays silent for so long is followed by the next one (resolv.conf(5) has 5 s, which nobody likes).
+pub(crate) const DNS_SERVER: Duration = Duration::from_millis(2_500);
+/// Questions in flight on one stream; further ones wait.
+pub(crate) const DNS_IN_FLIGHT: usize = 256;
+/// Name servers that are read from resolv.conf (MAXNS is 3; Kubernetes allows more).
+pub(crate) const NAMESERVERS: usize = 8;
+/// Bytes of resolv.conf that are read.
+pub(crate) const RESOLV_CONF: usize = 64 << 10;
+
+// ---- files
+
+/// Replies that wait for HTTP/2 on one Files stream.
+pub(crate) const FILE_REPLIES: usize = 64;
+/// Operations of one stream that run on blocking threads at a time; further ones wait in HTTP/2.
+pub(crate) const FILE_OPERATIONS: usize = 64;
+/// Open files and folders of one stream; beyond it opening fails with EMFILE. The usual limit of a process is 1024.
+pub(crate) const FILE_HANDLES: usize = 768;
+/// Largest content that comes inline, whatever the client asks for.
+pub(crate) const FILE_INLINE: usize = 1 << 20;
+/// Content up to this size is read on the spot; above it on a blocking thread.
+pub(crate) const FILE_QUICK: usize = 64 << 10;
+/// Bytes of one read; a longer one comes back short, as read(2) may.
+pub(crate) const FILE_READ: usize = 1 << 20;
+/// Entries of one listing.
+pub(crate) const DIR_ENTRIES: usize = 4_096;
+/// openat2 returns EAGAIN when a rename races with `..`; so often it is tried again.
+pub(crate) const OPEN_TRIES: usize = 16;
+/// The target's environment: the kernel allows an exec to bring 6 MiB.
+pub(crate) const ENVIRON: u64 = 8 << 20;

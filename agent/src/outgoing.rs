@@ -1,0 +1,136 @@
+//! Connections that leave from the target: TCP and unix streams. One Dial call is one connection.
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use mirrord_protocol::agent::v1 as wire;
+use rustix::{
+    io::Errno,
+    net::{AddressFamily, SocketAddrUnix, SocketType},
+};
+use tokio::{
+    net::{TcpSocket, TcpStream, UnixStream},
+    time::{sleep, timeout},
+};
+use tonic::{Status, Streaming};
+
+use crate::{
+    address,
+    limits::{DIAL, DIAL_MAX, FIRST_MESSAGE, UNIX_RETRY},
+    network::TargetNetwork,
+    relay::{self, DownSender, Socket},
+    target::Target,
+};
+
+/// Serves one Dial call.
+pub(crate) async fn serve(
+    target: Arc<Target>,
+    network: TargetNetwork,
+    mut up: Streaming<wire::DialUp>,
+    down_tx: DownSender<wire::DialDown>,
+) {
+    let Some(dial) = first_message(&mut up).await else {
+        let status = Status::invalid_argument("the first message of a Dial call says where to");
+        // The client may be gone; then nobody waits for the status.
+        drop(down_tx.send(Err(status)).await);
+        return;
+    };
+    // Dropping the call while connect(2) waits ends the attempt.
+    let connected = tokio::select! {
+        biased;
+        () = down_tx.closed() => return,
+        connected = connect(&target, &network, &dial) => connected,
+    };
+    let (result, socket) = match connected {
+        Ok((socket, result)) => (result, Some(socket)),
+        Err(error) => (failed(&error), None),
+    };
+    let message = wire::DialDown { kind: Some(wire::dial_down::Kind::Result(result)) };
+    if down_tx.send(Ok(message)).await.is_ok()
+        && let Some(socket) = socket
+    {
+        relay::run(socket, up, down_tx).await;
+    }
+}
+
+async fn first_message(up: &mut Streaming<wire::DialUp>) -> Option<wire::Dial> {
+    match timeout(FIRST_MESSAGE, up.message()).await.ok()?.ok()??.kind? {
+        wire::dial_up::Kind::Dial(dial) => Some(dial),
+        _ => None,
+    }
+}
+
+/// The answer to a connection that did not come about.
+pub(crate) fn failed(error: &io::Error) -> wire::DialResult {
+    wire::DialResult { errno: address::errno(error), local: None, peer: None }
+}
+
+async fn connect(
+    target: &Target,
+    network: &TargetNetwork,
+    dial: &wire::Dial,
+) -> io::Result<(Socket, wire::DialResult)> {
+    let deadline = match dial.timeout_ms {
+        0 => DIAL,
+        given => Duration::from_millis(given.into()).min(DIAL_MAX),
+    };
+    let attempt = async {
+        match &dial.to {
+            Some(wire::dial::To::Tcp(peer)) => {
+                let peer = address::from_wire(peer).ok_or(Errno::INVAL)?;
+                let socket = connect_tcp(network, peer).await?;
+                let result = wire::DialResult {
+                    errno: 0,
+                    local: Some(address::to_wire(socket.local_addr()?)),
+                    peer: Some(address::to_wire(socket.peer_addr()?)),
+                };
+                Ok((Socket::Tcp(socket), result))
+            }
+            Some(wire::dial::To::Unix(path)) => {
+                let socket = connect_unix(target, network, path).await?;
+                Ok((Socket::Unix(socket), wire::DialResult::default()))
+            }
+            None => Err(Errno::INVAL.into()),
+        }
+    };
+    timeout(deadline, attempt).await.unwrap_or_else(|_| Err(Errno::TIMEDOUT.into()))
+}
+
+/// A TCP connection that leaves from the target; it has no deadline of its own.
+pub(crate) async fn connect_tcp(network: &TargetNetwork, peer: SocketAddr) -> io::Result<TcpStream> {
+    let family = if peer.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = network.socket(family, SocketType::STREAM).await?;
+    let socket = TcpSocket::from_std_stream(socket.into()).connect(peer).await?;
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
+
+/// A path means a socket file below the target's root; a leading NUL means the abstract names of the target's network.
+async fn connect_unix(target: &Target, network: &TargetNetwork, path: &[u8]) -> io::Result<UnixStream> {
+    let socket = network.socket(AddressFamily::UNIX, SocketType::STREAM).await?;
+    if let Some(name) = path.strip_prefix(b"\0") {
+        connect_unix_to(&socket, &SocketAddrUnix::new_abstract_name(name)?).await?;
+    } else {
+        let root = target.root().map_err(|error| Errno::from_io_error(error).unwrap_or(Errno::IO))?;
+        // Held open, so that the link means this file until connect(2) has followed it.
+        let file = root.look(path, true)?;
+        let link = SocketAddrUnix::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        connect_unix_to(&socket, &link).await?;
+    }
+    UnixStream::from_std(socket.into())
+}
+
+/// A unix stream connects at once or not at all; EAGAIN says that the listener's queue is full, and nothing reports its end.
+async fn connect_unix_to(socket: &OwnedFd, address: &SocketAddrUnix) -> io::Result<()> {
+    loop {
+        match rustix::net::connect(socket, address) {
+            Err(Errno::AGAIN) => sleep(UNIX_RETRY).await,
+            result => return Ok(result?),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The session netns from the host's side: addresses, rules, queue, diagnosis and every socket that the data path uses inside.
+//!
+//! All of it works through sockets that the holder made inside and passed out; this process never enters the namespace.
+
+use std::{
+    error::Error,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::{AsRawFd, OwnedFd},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use mirrord_netns::{
+    Flow, Transport,
+    conntrack::Conntrack,
+    holder::Holder,
+    nfqueue::Queue,
+    nft::{LOCAL_MARK, SessionTable},
+    sock_diag::{DestroyEvents, Listener, SockDiag},
+    sockopt,
+};
+use rustix::net::sockopt as options;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
+};
+
+use super::NetworkError;
+use crate::limits::{LISTEN_BACKLOG, RELAY_PORTS};
+
+/// Number of the packet queue; the namespace is ours alone.
+const QUEUE: u16 = 7;
+
+/// The session netns.
+pub(super) struct SessionNetns {
+    holder: Holder,
+    /// Held first packets.
+    pub(super) queue: AsyncFd<Queue>,
+    diag: Mutex<SockDiag>,
+    conntrack: Mutex<Conntrack>,
+    /// The rules live as long as this.
+    _table: SessionTable,
+    /// Addresses of the target, which are the namespace's own.
+    addresses: Vec<IpAddr>,
+    /// Ports of the relay listeners, v4 and v6.
+    relay_ports: (u16, u16),
+    /// Cookies of our own listeners, which are none of the session's.
+    own: Vec<u64>,
+    next_port: Mutex<u16>,
+}
+
+/// What [`SessionNetns::set_up`] makes beside the namespace itself: each has one reader.
+pub(super) struct Intake {
+    /// Redirected connections, v4 and v6.
+    pub(super) relays: [TcpListener; 2],
+    /// TCP sockets that are gone.
+    pub(super) destroyed: AsyncFd<DestroyEvents>,
+}
+
+impl SessionNetns {
+    /// Brings the namespace into the shape of the target.
+    pub(super) fn set_up(holder: Holder, addresses: Vec<IpAddr>) -> Result<(Self, Intake), NetworkError> {
+        let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
+        let inside = |protocol: i32, step: &'static str| {
+            netlink(&holder, protocol).map_err(|source| NetworkError::SetUp { step, source })
+        };
+        holder.configure(&addresses, ipv6).map_err(set_up("give it the target's addresses"))?;
+        let queue = inside(libc::NETLINK_NETFILTER, "make the queue's socket")?;
+        let queue = Queue::from_socket(queue, QUEUE).map_err(set_up("bind the packet queue"))?;
+        let diag = SockDiag::from_socket(inside(libc::NETLINK_SOCK_DIAG, "make the diagnosis socket")?);
+        let destroyed = DestroyEvents::from_socket(inside(libc::NETLINK_SOCK_DIAG, "make the event socket")?)
+            .map_err(set_up("listen for closed sockets"))?;
+        let conntrack = Conntrack::from_socket(inside(libc::NETLINK_NETFILTER, "make the conntrack socket")?);
+        // Rules come last: from here on packets are held, and the queue above is there to take them.
+        let table = SessionTable::install(inside(libc::NETLINK_NETFILTER, "make the rules' socket")?, QUEUE)
+            .map_err(set_up("install the rules"))?;
+        let mut netns = Self {
+            holder,
+            queue: readable(queue).map_err(set_up("poll the packet queue"))?,
+            diag: Mutex::new(diag),
+            conntrack: Mutex::new(conntrack),
+            _table: table,
+            addresses,
+            relay_ports: (0, 0),
+            own: Vec::new(),
+            next_port: Mutex::new(*RELAY_PORTS.start()),
+        };
+        let relays = [
+            netns
+                .relay_listener(Ipv4Addr::LOCALHOST.into())
+                .map_err(set_up("listen for redirected connections"))?,
+            netns
+                .relay_listener(Ipv6Addr::LOCALHOST.into())
+                .map_err(set_up("listen for redirected IPv6 connections"))?,
+        ];
+        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
+        let [v4, v6] = &relays;
+        netns.relay_ports = (
+            port(v4).map_err(set_up("name the relay's port"))?,
+            port(v6).map_err(set_up("name the relay's IPv6 port"))?,
+        );
+        for relay in &relays {
+            netns.own.push(sockopt::cookie(relay).map_err(set_up("name the relay's socket"))?);
+        }
+        let destroyed = readable(destroyed).map_err(set_up("poll the event socket"))?;
+        Ok((netns, Intake { relays, destroyed }))
+    }
+
+    /// Port of the relay listener for a flow of this family.
+    pub(super) const fn relay_port(&self, flow: &Flow) -> u16 {
+        if flow.dst.is_ipv4() { self.relay_ports.0 } else { self.relay_ports.1 }
+    }
+
+    /// Whether the address belongs to the namespace itself: loopback, or one of the target's.
+    pub(super) fn is_own(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_loopback() || ip.is_unspecified() || self.addresses.contains(&ip)
+    }
+
+    /// An address of the target in the family of `ip`.
+    pub(super) fn address_like(&self, ip: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|own| own.is_ipv4() == ip.is_ipv4())
+    }
+
+    /// Whether a socket of the session would get a packet from `src` to `dst`. When the kernel cannot say: no.
+    pub(super) fn has_listener(&self, transport: Transport, dst: SocketAddr, src: SocketAddr) -> bool {
+        lock(&self.diag).listener_for(transport, dst, src).unwrap_or_else(|error| {
+            tracing::warn!(%error, %dst, "socket diagnosis failed");
+            false
+        })
+    }
+
+    /// Whether the socket that sent the first packet of a TCP flow is still there. When the kernel cannot say: yes.
+    pub(super) fn still_connecting(&self, flow: &Flow) -> bool {
+        lock(&self.diag).listener_for(Transport::Tcp, flow.src, flow.dst).unwrap_or(true)
+    }
+
+    /// The listening sockets of the session, our own left out.
+    pub(super) fn listeners(&self) -> Result<Vec<Listener>, mirrord_netns::sock_diag::SockDiagError> {
+        let mut listeners = lock(&self.diag).listeners()?;
+        listeners.retain(|listener| !self.own.contains(&listener.cookie));
+        Ok(listeners)
+    }
+
+    /// Forgets a flow, so that its next packet is held again.
+    pub(super) fn forget(&self, flow: &Flow) {
+        if let Err(error) = lock(&self.conntrack).delete(flow) {
+            tracing::debug!(%error, ?flow, "a flow could not be forgotten");
+        }
+    }
+
+    /// Dials inside the namespace from any address, e.g. that of a client far away.
+    pub(super) async fn dial(&self, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+        let socket = self.socket(to.ip(), libc::SOCK_STREAM, 0)?;
+        sockopt::bind_from(&socket, from)?;
+        let stream = TcpSocket::from_std_stream(std::net::TcpStream::from(socket)).connect(to).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
+    /// A UDP socket on loopback, on a port outside the range from which programs get theirs.
+    pub(super) fn udp_relay(&self, family_of: IpAddr) -> io::Result<UdpSocket> {
+        let loopback = loopback_like(family_of);
+        let socket = self.socket(loopback, libc::SOCK_DGRAM, 0)?;
+        self.bind_relay(&socket, loopback)?;
+        UdpSocket::from_std(std::net::UdpSocket::from(socket))
+    }
+
+    /// A raw socket for ICMP, bound to `source`, an address of nobody.
+    pub(super) fn icmp(&self, source: IpAddr) -> io::Result<OwnedFd> {
+        let protocol = if source.is_ipv4() { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
+        let socket = self.socket(source, libc::SOCK_RAW, protocol)?;
+        if source.is_ipv6() {
+            options::set_ipv6_freebind(&socket, true)?;
+        }
+        rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
+        Ok(socket)
+    }
+
+    fn relay_listener(&self, loopback: IpAddr) -> io::Result<TcpListener> {
+        let socket = self.socket(loopback, libc::SOCK_STREAM, 0)?;
+        self.bind_relay(&socket, loopback)?;
+        rustix::net::listen(&socket, LISTEN_BACKLOG)?;
+        TcpListener::from_std(std::net::TcpListener::from(socket))
+    }
+
+    /// Binds to the next free port of [`RELAY_PORTS`].
+    fn bind_relay(&self, socket: &OwnedFd, loopback: IpAddr) -> io::Result<()> {
+        let mut next = lock(&self.next_port);
+        for _ in RELAY_PORTS {
+            let port = *next;
+            *next = if port >= *RELAY_PORTS.end() { *RELAY_PORTS.start() } else { port + 1 };
+            match rustix::net::bind(socket, &SocketAddr::new(loopback, port)) {
+                Err(rustix::io::Errno::ADDRINUSE) => {}
+                result => return Ok(result?),
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::AddrInUse))
+    }
+
+    /// A socket inside, non-blocking and marked as ours.
+    fn socket(&self, family_of: IpAddr, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+        let domain = if family_of.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let socket = make(&self.holder, domain, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, protocol)?;
+        sockopt::set_mark(&socket, LOCAL_MARK)?;
+        Ok(socket)
+    }
+}
+
+/// 127.0.0.1 or ::1, in the family of `ip`.
+pub(super) const fn loopback_like(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    }
+}
+
+fn netlink(holder: &Holder, protocol: i32) -> Result<OwnedFd, Box<dyn Error + Send + Sync>> {
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    Ok(make(holder, libc::AF_NETLINK, kind, protocol)?)
+}
+
+fn make(holder: &Holder, domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    let number = |value: i32| u32::try_from(value).map_err(io::Error::other);
+    let domain = u16::try_from(domain).map_err(io::Error::other)?;
+    holder.socket(domain, number(kind)?, number(protocol)?).map_err(io::Error::other)
+}
+
+/// Registers a socket for reading.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe because a type may close or change its descriptor; ours own theirs until they are dropped"
+)]
+fn readable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
+fn set_up<E: Into<Box<dyn Error + Send + Sync>>>(step: &'static str) -> impl FnOnce(E) -> NetworkError {
+    move |source| NetworkError::SetUp { step, source: source.into() }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,71 @@
+//! The command line: what there is and how it is called. One file per command below.
+
+mod config;
+mod doctor;
+mod exec;
+mod ls;
+mod sessions;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::demo::{self, DemoArgs, Service};
+
+/// Run a local process in the context of a pod and see everything it does.
+///
+/// The process receives the target's incoming traffic (a copy, or the real thing), its connections and DNS lookups leave from the
+/// target, and it reads the target's files and environment. Nothing is installed anywhere and nothing stays behind.
+#[derive(Debug, Parser)]
+#[command(name = "mirrord-tui", version, propagate_version = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// See it work: a small shop in local pods, background traffic, and a local version of one service.
+    Demo(DemoArgs),
+    /// One service of the demo's shop.
+    #[command(hide = true)]
+    DemoService {
+        /// Which one.
+        service: Service,
+    },
+    /// Run a command in the context of a target.
+    Exec(Box<exec::ExecArgs>),
+    /// List the targets of this machine.
+    Ls(ls::LsArgs),
+    /// List the sessions of this user.
+    Sessions(sessions::SessionsArgs),
+    /// Switch a port of a running session between mirror and steal.
+    Mode(sessions::ModeArgs),
+    /// End a session and everything it started or changed.
+    Stop(sessions::StopArgs),
+    /// Say what this machine allows, what is missing and how to get it.
+    Doctor(doctor::DoctorArgs),
+    /// Check a configuration file and show what it means.
+    VerifyConfig(config::VerifyArgs),
+    /// Print the JSON schema of configuration files.
+    Schema,
+}
+
+impl Cli {
+    /// Runs the command; the result is the exit code of the program.
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        match self.command {
+            Command::Demo(args) => demo::run(&args),
+            Command::DemoService { service } => demo::serve(service),
+            Command::Exec(args) => exec::run(*args),
+            Command::Ls(args) => ls::run(&args),
+            Command::Sessions(args) => sessions::list(&args),
+            Command::Mode(args) => sessions::mode(&args),
+            Command::Stop(args) => sessions::stop(&args),
+            Command::Doctor(args) => doctor::run(&args),
+            Command::VerifyConfig(args) => config::verify(&args),
+            Command::Schema => config::schema(),
+        }
+    }
+}
