@@ -184,7 +184,6 @@ pub const PUBLISH_RETRY: Duration = Duration::from_millis(100);
 pub const PORT_REQUESTS: usize = 256;
 /// Deadline of a mode change: the agent changes a rule or a filter, which takes milliseconds.
 pub const MODE_TIMEOUT: Duration = Duration::from_secs(10);
-
 // ---- layer
 
 /// Messages from the supervisor that wait for the driver; when full the link is not read, and the supervisor drops reports.

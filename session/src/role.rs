@@ -52,13 +52,13 @@ impl Role {
     #[must_use]
     pub fn run(self) -> u8 {
         match self {
-            Self::Supervisor => mirrord_layer::supervisor::run_inherited().code(),
-            Self::Mounts => mirrord_layer::mounts::run_inherited().map_or(70, |()| 0),
             Self::Host(_) | Self::Netns => 70,
             Self::Node(dir) => local::run_node(Path::new(&dir)),
             Self::Pod(dir) => local::run_pod(Path::new(&dir)),
             Self::Init(dir) => local::run_init(Path::new(&dir)),
             Self::Enter(args) => local::run_enter(&args),
+            Self::Supervisor => mirrord_layer::supervisor::run_inherited().code(),
+            Self::Mounts => mirrord_layer::mounts::run_inherited().map_or(70, |()| 0),
         }
     }
 }
