@@ -199,9 +199,10 @@ impl Holder {
     pub fn connect(control: SeqPacket) -> Result<Self, HolderError> {
         match receive(&control)? {
             (Reply::Ready, _) => Ok(Self { control: std::sync::Mutex::new(control) }),
-            (Reply::Failed { errno }, _) => {
-                Err(HolderError::SetUp { step: "see its own message".to_owned(), source: from_errno(errno) })
-            }
+            (Reply::Failed { errno }, _) => Err(HolderError::SetUp {
+                step: "the holder could not make or configure it".to_owned(),
+                source: from_errno(errno),
+            }),
             _ => Err(unexpected()),
         }
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const NETLINK_REPLY: Duration = Duration::from_secs(5);
 /// Read buffer of netlink sockets: the kernel fills at most this much per datagram of a dump (NLMSG_GOODSIZE of 32 KiB).
 pub const NETLINK_BUFFER: usize = 32 << 10;
+/// A dump whose table changed meanwhile is taken again, so often at most; the last one is then taken as it is.
+pub const DUMP_ATTEMPTS: usize = 5;
 /// How long the holder of the session netns may take to answer; it does one or two system calls.
 pub const HOLDER_REPLY: Duration = Duration::from_secs(5);
 /// Endpoints that the holder serves: the host's, the supervisor's and spare ones for a restarted supervisor.
@@ -19,6 +21,8 @@ pub const QUEUE_COPY: u32 = 128;
 pub const QUEUE_PACKETS: u32 = 16_384;
 /// Packets taken from the queue in one go before their verdicts are given.
 pub const QUEUE_BATCH: usize = 256;
+/// IPv6 extension headers that the parser follows. Linux itself sends one at most.
+pub const IPV6_EXTENSIONS: usize = 8;
 /// Receive buffer of the queue's and the event sockets, a wish: the kernel cuts it at net.core.rmem_max.
 pub const EVENT_BUFFER: usize = 4 << 20;
 /// Ports of one capture: the filter program has four instructions for each and may have 4096 in all.

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use self::message::{Attributes, Message, Messages, Reply};
 use crate::{
-    limits::{NETLINK_BUFFER, NETLINK_REPLY},
+    limits::{DUMP_ATTEMPTS, NETLINK_BUFFER, NETLINK_REPLY},
     sys,
 };
 
@@ -38,8 +38,6 @@ const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
 const DUMP_INTERRUPTED: u16 = 0x10;
-/// A dump whose table changed meanwhile is taken again, so often at most.
-const DUMP_ATTEMPTS: usize = 5;
 
 /// Which part of the kernel a socket talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

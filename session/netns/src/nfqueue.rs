@@ -2,12 +2,11 @@
 //!
 //! The queue's netlink socket is made in the namespace whose packets it gets, and may be used from outside of it.
 //! An immediate "unreachable" verdict for IPv4 races with the caller: connect(2) still owns its socket, takes the error for a soft
-//! one and comes back after a second. Give those verdicts no sooner than [`UNREACHABLE_DELAY`] after the packet came.
+//! one and comes back after a second (1 of 200 connects). Give those verdicts a millisecond after the packet came, or later.
 
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
-    time::Duration,
 };
 
 use thiserror::Error;
@@ -20,9 +19,6 @@ use crate::{
     nft::Verdict,
     packet, sys,
 };
-
-/// How long an unreachable verdict waits after its packet, see above.
-pub const UNREACHABLE_DELAY: Duration = Duration::from_millis(1);
 
 /// NFNL_SUBSYS_QUEUE.
 const SUBSYSTEM: u16 = 3;

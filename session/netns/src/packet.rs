@@ -9,7 +9,10 @@ use std::{
 
 use thiserror::Error;
 
-use crate::bytes::{array, be16, be32, index};
+use crate::{
+    bytes::{array, be16, be32, index},
+    limits::IPV6_EXTENSIONS,
+};
 
 /// Transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,8 +109,6 @@ const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 /// Option of the hop-by-hop header that carries the length of a jumbogram (RFC 2675), used by BIG TCP.
 const OPTION_JUMBO: u8 = 0xc2;
-/// Extension headers that are followed. Linux itself sends one at most.
-const EXTENSIONS: usize = 8;
 
 /// What the IP header says.
 struct Network<'a> {
@@ -153,7 +154,7 @@ fn v6(ip: &[u8]) -> Result<Network<'_>, Malformed> {
     let address = |offset| array(ip, offset).map(|bytes: [u8; 16]| IpAddr::V6(bytes.into()));
     let (src, dst) = address(8).zip(address(24)).ok_or(Malformed::Short)?;
     let mut offset = HEADER;
-    for _ in 0..EXTENSIONS {
+    for _ in 0..IPV6_EXTENSIONS {
         let next = ip.get(offset).copied();
         let len = match protocol {
             HOP_BY_HOP | ROUTING | DESTINATION => {

@@ -7,11 +7,11 @@ use std::{
 
 use mirrord_netns::{holder, seqpacket::SeqPacket};
 use mirrord_protocol::sockets::{REPLY_BYTES, Reply, Request};
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::{
     runner::wait,
-    session::{LIMIT, Session, address},
+    session::{LIMIT, Session, V4, V6, address},
 };
 
 /// What the child process does.
@@ -34,7 +34,7 @@ pub(crate) fn serves_endpoints() {
         let received = ours.recv(&mut buffer).unwrap();
         (Reply::decode(&buffer[..received.len]), received.fds)
     };
-    let kind = SocketType::STREAM.as_raw() | libc_nonblock();
+    let kind = SocketType::STREAM.as_raw() | SocketFlags::NONBLOCK.bits();
     let (reply, fds) = ask(Request::Socket { domain: AddressFamily::INET.as_raw(), kind, protocol: 0 });
     assert_eq!((reply, fds.len()), (Some(Reply::Socket), 1));
     let flags = rustix::fs::fcntl_getfl(&fds[0]).unwrap();
@@ -46,10 +46,6 @@ pub(crate) fn serves_endpoints() {
     ours.send(b"nonsense", &[]).unwrap();
     assert_eq!(ours.recv(&mut [0; REPLY_BYTES]).unwrap().len, 0);
     session.tcp(address("10.0.0.1", 1));
-}
-
-fn libc_nonblock() -> u32 {
-    rustix::net::SocketFlags::NONBLOCK.bits()
 }
 
 pub(crate) fn ends_with_its_control() {
@@ -70,4 +66,16 @@ pub(crate) fn lets_ports_be_bound() {
     assert_eq!(listener.local_addr().unwrap().port(), 80);
     let v6 = session.listen("[::1]:443");
     assert_eq!(v6.local_addr().unwrap().port(), 443);
+}
+
+pub(crate) fn has_no_ipv6_when_the_target_has_none() {
+    let session = Session::unconfigured();
+    // An address that will not be used is left out; configuring twice is the same as once.
+    for _ in 0..2 {
+        session.holder.configure(&[V4.parse().unwrap(), V6.parse().unwrap()], false).unwrap();
+    }
+    let (queue, _table) = session.table();
+    let error = session.connect(address("2001:db8::1", 80)).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(rustix::io::Errno::NETUNREACH.raw_os_error()));
+    assert_eq!(queue.recv(&mut Vec::new()).unwrap(), 0, "the kernel itself said so");
 }

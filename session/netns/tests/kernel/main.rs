@@ -18,6 +18,7 @@ mod hold;
 mod holder;
 mod loopback;
 mod network;
+mod probes;
 mod runner;
 mod session;
 mod steal;
@@ -30,6 +31,7 @@ const TESTS: &[Test] = &[
     Test::new("holder_serves_endpoints", Place::Plain, holder::serves_endpoints),
     Test::new("holder_ends_with_its_control", Place::Plain, holder::ends_with_its_control),
     Test::new("holder_lets_ports_be_bound", Place::Plain, holder::lets_ports_be_bound),
+    Test::new("holder_without_ipv6", Place::Plain, holder::has_no_ipv6_when_the_target_has_none),
     Test::new("hold_accepted", Place::Plain, hold::accepted),
     Test::new("hold_denied_blocking", Place::Plain, hold::denied_blocking),
     Test::new("hold_denied_nonblocking", Place::Plain, hold::denied_nonblocking),
@@ -52,6 +54,7 @@ const TESTS: &[Test] = &[
     Test::new("capture_both_directions", Place::Fresh, capture::both_directions),
     Test::new("capture_loopback_once", Place::Fresh, capture::loopback_once),
     Test::new("capture_ports_change", Place::Fresh, capture::ports_change),
+    Test::new("probes_agree_with_what_works", Place::Plain, probes::agree_with_what_works),
     Test::new("bridge_routes", Place::Fresh, bridge::routes),
 ];
 

@@ -45,6 +45,13 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn start() -> Self {
+        let session = Self::unconfigured();
+        session.holder.configure(&[V4.parse().unwrap(), V6.parse().unwrap()], true).unwrap();
+        session
+    }
+
+    /// Without addresses.
+    pub(crate) fn unconfigured() -> Self {
         let (control, theirs) = SeqPacket::pair().unwrap();
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(ROLE, "holder");
@@ -56,7 +63,6 @@ impl Session {
             Err(HolderError::SetUp { source, .. }) => skip(&format!("no session netns: {source}")),
             Err(error) => panic!("{error:?}"),
         };
-        holder.configure(&[V4.parse().unwrap(), V6.parse().unwrap()], true).unwrap();
         Self { holder, child }
     }
 
