@@ -3,6 +3,7 @@
 mod config;
 mod doctor;
 mod exec;
+mod local;
 mod ls;
 mod sessions;
 
@@ -36,6 +37,9 @@ enum Command {
     },
     /// Run a command in the context of a target.
     Exec(Box<exec::ExecArgs>),
+    /// Pods made of namespaces on this machine, without root and without any other program.
+    #[command(subcommand)]
+    Local(local::LocalCommand),
     /// List the targets of this machine.
     Ls(ls::LsArgs),
     /// List the sessions of this user.
@@ -59,6 +63,7 @@ impl Cli {
             Command::Demo(args) => demo::run(&args),
             Command::DemoService { service } => demo::serve(service),
             Command::Exec(args) => exec::run(*args),
+            Command::Local(command) => local::run(command),
             Command::Ls(args) => ls::run(&args),
             Command::Sessions(args) => sessions::list(&args),
             Command::Mode(args) => sessions::mode(&args),

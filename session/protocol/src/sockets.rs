@@ -83,7 +83,8 @@ impl Request {
         };
         let mut bytes = [0; REQUEST_BYTES];
         let fields = MAGIC.to_ne_bytes().into_iter().chain(kind.to_ne_bytes());
-        let fields = fields.chain(domain.to_ne_bytes()).chain(socket_type.to_ne_bytes()).chain(protocol.to_ne_bytes());
+        let fields =
+            fields.chain(domain.to_ne_bytes()).chain(socket_type.to_ne_bytes()).chain(protocol.to_ne_bytes());
         bytes.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         bytes
     }
