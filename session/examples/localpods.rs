@@ -1,6 +1,17 @@
-//! Local pods without the rest of the program: `start NAME PORT:PORT|- -- CMD...`, `ls`, `stop NAME`, `exec NAME CMD...`, ...
+//! Local pods without the rest of the program, and what is needed to measure them.
+//!
+//! `start NAME HOST:POD,...|- -- CMD...`, `ls`, `stop NAME`, `stop-all`, `exec NAME CMD...`, `node-exec CMD...`; `serve PORT`
+//! answers every 4 bytes with 100 and streams after `bulk`; `load ADDRESS CONNECTIONS` and `load-pod NAME PORT CONNECTIONS`.
 
-use std::{ffi::OsString, os::unix::process::CommandExt, process::ExitCode, time::Instant};
+use std::{
+    ffi::OsString,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
 use mirrord_session::{
     local::{self, LocalError, StartSpec},
@@ -22,7 +33,7 @@ fn main() -> ExitCode {
                 source = cause.source();
             }
             eprintln!("error: {text}\nhint: {}", error.hint().unwrap_or_default());
-            ExitCode::from(error.exit_code())
+            ExitCode::from(error.exit_code().unwrap_or(1))
         }
     }
 }
@@ -53,7 +64,75 @@ fn run(args: &[OsString]) -> Result<(), LocalError> {
             }
             println!("{:?} for each of 1000", before.elapsed() / 1000);
         }
+        "serve" => serve(word(1).parse().expect("a port")),
+        "load" => {
+            let connections = word(2).parse().expect("a number of connections");
+            let address = word(1).to_owned();
+            load(connections, &move || TcpStream::connect(&address).expect("a connection"));
+        }
+        "load-pod" => {
+            let connections = word(3).parse().expect("a number of connections");
+            let (dialer, port) = (local::Dialer::open(word(1))?, word(2).parse().expect("a port"));
+            load(connections, &move || dialer.dial(port).expect("a connection"));
+        }
         other => panic!("what is {other}?"),
     }
     Ok(())
+}
+
+const LOAD_TIME: Duration = Duration::from_secs(3);
+
+/// A server with a thread per connection.
+fn serve(port: u16) {
+    let listener = TcpListener::bind(("::", port)).expect("a listener");
+    for stream in listener.incoming().flatten() {
+        thread::spawn(move || answer(stream));
+    }
+}
+
+fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut request = [0; 4];
+    loop {
+        stream.read_exact(&mut request)?;
+        if &request == b"bulk" {
+            loop {
+                stream.write_all(&[b'x'; 256 << 10])?;
+            }
+        }
+        stream.write_all(&[b'x'; 100])?;
+    }
+}
+
+/// Requests per second over some connections, then the speed of one stream.
+fn load(connections: usize, connect: &(dyn Fn() -> TcpStream + Sync)) {
+    let end = Instant::now() + LOAD_TIME;
+    let mut times: Vec<Duration> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..connections)
+            .map(|_| {
+                let mut stream = connect();
+                scope.spawn(move || {
+                    let mut times = Vec::new();
+                    while Instant::now() < end {
+                        let sent = Instant::now();
+                        stream.write_all(b"ping").expect("a request");
+                        stream.read_exact(&mut [0; 100]).expect("an answer");
+                        times.push(sent.elapsed());
+                    }
+                    times
+                })
+            })
+            .collect();
+        clients.into_iter().flat_map(|client| client.join().expect("a client")).collect()
+    });
+    times.sort();
+    let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or_default();
+    println!("{connections} connections: {} requests/s, p50 {:?}, p99 {:?}", times.len() / 3, at(50), at(99));
+    let mut stream = connect();
+    stream.write_all(b"bulk").expect("a request");
+    let (mut buffer, mut bytes, start) = (vec![0; 256 << 10], 0, Instant::now());
+    while start.elapsed() < LOAD_TIME {
+        bytes += stream.read(&mut buffer).expect("bytes");
+    }
+    println!("one stream: {:.2} GB/s", bytes as f64 / start.elapsed().as_secs_f64() / 1e9);
 }

@@ -67,8 +67,6 @@ pub const RESOLVER_IDLE: Duration = Duration::from_secs(10);
 pub const RELAY_EVENTS: usize = 256;
 /// System calls that one direction of a carried connection may take before others have their turn.
 pub const RELAY_TURN: usize = 32;
-/// Empty pipes that the relay keeps; more are needed only while many receivers are slow.
-pub const RELAY_SPARE_PIPES: usize = 8;
 
 // ---- agent link
 

@@ -38,6 +38,9 @@ impl Place {
     }
 }
 
+/// Exit code for failures that are not the command's, as env(1) and timeout(1) use it.
+const OWN_FAILURE: u8 = 125;
+
 /// Runs the role and returns its exit code: the command's, or a shell's for what did not start.
 pub(crate) fn run(args: &[OsString]) -> u8 {
     let parsed = match args {
@@ -58,7 +61,7 @@ pub(crate) fn run(args: &[OsString]) -> u8 {
             let error = LocalError::refused("", failure);
             // Without standard error the exit code has to do.
             writeln!(io::stderr(), "mirrord-tui: {error}").ok();
-            error.exit_code()
+            error.exit_code().unwrap_or(OWN_FAILURE)
         }
     }
 }

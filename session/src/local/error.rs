@@ -125,7 +125,7 @@ impl LocalError {
             Self::Unknown { near, .. } if near.is_empty() => {
                 Some("start one: mirrord-tui local start NAME -- COMMAND".to_owned())
             }
-            Self::Unknown { near, .. } => Some(format!("there is {}", near.join(", "))),
+            Self::Unknown { near, .. } => Some(format!("those that exist: {}", near.join(", "))),
             Self::Ended { name, .. } => {
                 Some(format!("see `mirrord-tui local logs {name}`; start it again under the same name"))
             }
@@ -144,14 +144,13 @@ impl LocalError {
         }
     }
 
-    /// The exit code of the program: 127 and 126 as a shell's for commands that are missing or not executable.
+    /// A shell's exit code for a command that is missing (127) or cannot be executed (126); other errors have none.
     #[must_use]
-    pub const fn exit_code(&self) -> u8 {
+    pub const fn exit_code(&self) -> Option<u8> {
         match self {
-            Self::NotFound { .. } => 127,
-            Self::NotExecutable { .. } => 126,
-            Self::Spec(_) => 2,
-            _ => 1,
+            Self::NotFound { .. } => Some(127),
+            Self::NotExecutable { .. } => Some(126),
+            _ => None,
         }
     }
 
@@ -204,8 +203,11 @@ mod tests {
 
     #[test]
     fn a_missing_command_gives_the_code_of_a_shell() {
-        assert_eq!(LocalError::refused("a", Failure::NotFound { command: "x".into() }).exit_code(), 127);
+        assert_eq!(
+            LocalError::refused("a", Failure::NotFound { command: "x".into() }).exit_code(),
+            Some(127)
+        );
         let refused = Failure::NotExecutable { command: "x".into(), reason: "no".into() };
-        assert_eq!(LocalError::refused("a", refused).exit_code(), 126);
+        assert_eq!(LocalError::refused("a", refused).exit_code(), Some(126));
     }
 }

@@ -59,6 +59,8 @@ pub(super) fn enter(plan: &PodPlan, empty: &Path) -> Result<(), RootError> {
     mount_change("/", private).at("make mounts private below", Path::new("/"))?;
     let source = plan.spec.root.as_deref().unwrap_or(Path::new("/"));
     tmpfs(empty, 0o755)?;
+    // Left out when the folders above it are bound, or the half-made root would show up in itself.
+    mount_change(empty, MountPropagationFlags::UNBINDABLE).at("keep apart", empty)?;
     fill(source, empty, |name| ["proc", "dev", "sys"].iter().any(|own| name == *own))?;
     for name in ["proc", "dev", "sys"] {
         let path = empty.join(name);
@@ -74,6 +76,7 @@ pub(super) fn enter(plan: &PodPlan, empty: &Path) -> Result<(), RootError> {
         DirBuilder::new().create(&tmp).at("create", &tmp)?;
         tmpfs(&tmp, 0o1777)?;
     }
+    mount_change(empty, MountPropagationFlags::PRIVATE).at("make private", empty)?;
     chdir(empty).at("enter", empty)?;
     // Both arguments the same: the old root comes to lie on top of the new one and is taken off (pivot_root(2), NOTES).
     pivot_root(".", ".").at("make the pod's root of", empty)?;
