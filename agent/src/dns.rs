@@ -148,7 +148,7 @@ async fn over_udp(network: &TargetNetwork, server: SocketAddr, question: &[u8]) 
 
 /// RFC 7766: two bytes of length before each message.
 async fn over_tcp(network: &TargetNetwork, server: SocketAddr, question: &[u8]) -> io::Result<Vec<u8>> {
-    let mut socket = outgoing::connect_tcp(network, server).await?;
+    let (mut socket, _own) = outgoing::connect_tcp(network, server).await?;
     let length = u16::try_from(question.len()).map_err(|_| Errno::MSGSIZE)?;
     socket.write_all(&[&length.to_be_bytes(), question].concat()).await?;
     loop {

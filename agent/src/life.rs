@@ -88,14 +88,18 @@ impl Life {
     }
 
     /// Waits for the first reason to end and says it to everybody.
-    pub(crate) async fn watch(&self, target: &Target, idle: Duration, stdin: bool) -> io::Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    pub(crate) async fn watch(
+        &self,
+        mut signals: Signals,
+        target: &Target,
+        idle: Duration,
+        stdin: bool,
+    ) -> io::Result<()> {
         // Reasons that are certain come before the timer, which a late client could still have stopped.
         let why = tokio::select! {
             biased;
             () = self.ending.cancelled() => return Ok(()),
-            () = either(&mut terminate, &mut interrupt) => End::Signal,
+            () = signals.received() => End::Signal,
             ended = target.ended() => { ended?; End::TargetEnded }
             ended = end_of_stdin(), if stdin => { ended?; End::StarterGone }
             () = self.idle(idle) => End::Idle,
@@ -126,11 +130,23 @@ impl Drop for ClientGuard {
     }
 }
 
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        biased;
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the agent. Until it is made they end the process at once.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn install() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

@@ -101,3 +101,58 @@ pub(crate) const DIR_ENTRIES: usize = 4_096;
 pub(crate) const OPEN_TRIES: usize = 16;
 /// The target's environment: the kernel allows an exec to bring 6 MiB.
 pub(crate) const ENVIRON: u64 = 8 << 20;
+
+// ---- mirrored connections
+
+/// Bytes kept behind a hole in one direction of a connection. A TCP window is rarely larger; then the hole counts as lost.
+pub(crate) const OUT_OF_ORDER: usize = 2 << 20;
+/// Bytes kept behind holes of all connections together.
+pub(crate) const OUT_OF_ORDER_ALL: usize = 64 << 20;
+/// Connections that the mirror follows at a time, ended ones that still have packets under way included.
+pub(crate) const FLOWS: usize = 65_536;
+/// How long an ended connection is remembered, so that its last packets do not look like a new one.
+pub(crate) const FLOW_LINGER: Duration = Duration::from_secs(5);
+/// A mirrored connection without a packet for so long counts as ended; its end was lost.
+pub(crate) const FLOW_IDLE: Duration = Duration::from_secs(3600);
+/// How often the table of connections is searched for those two.
+pub(crate) const FLOW_SWEEP: Duration = Duration::from_secs(1);
+/// Bytes of copies that wait for the client. Full: copies are dropped and become gaps; the ring and the target never wait.
+pub(crate) const MIRROR_QUEUE: usize = 32 << 20;
+/// What openings, gaps and ends may use beyond that, so that a client that falls behind still learns them.
+pub(crate) const MIRROR_CONTROL: usize = 4 << 20;
+/// Estimated bytes of an item beside its data.
+pub(crate) const MIRROR_ITEM: usize = 64;
+/// Bytes of one batch; a block of the ring may fill several.
+pub(crate) const MIRROR_BATCH: usize = 1 << 20;
+/// How long the capture thread may take to answer its owner; it does one system call.
+pub(crate) const CAPTURE_REPLY: Duration = Duration::from_secs(5);
+/// Orders that wait for the capture thread.
+pub(crate) const CAPTURE_ORDERS: usize = 16;
+/// The capture thread looks around at least this often.
+pub(crate) const CAPTURE_PAUSE: Duration = Duration::from_secs(1);
+
+// ---- stolen connections
+
+/// Queue of the listener in the target's network; the kernel cuts it at net.core.somaxconn.
+pub(crate) const STEAL_BACKLOG: i32 = 4096;
+/// How long the rules stay after the last stolen port: a handshake that has begun may need a few retransmissions.
+pub(crate) const STEAL_LINGER: Duration = Duration::from_secs(10);
+/// Accept calls that may be parked.
+pub(crate) const PARKED: usize = 1024;
+/// How long a stolen connection waits for a parked call before it is passed on to the target.
+pub(crate) const PARK_WAIT: Duration = Duration::from_secs(2);
+/// How long the target may take to accept a connection that is passed on to it.
+pub(crate) const PASS_CONNECT: Duration = Duration::from_secs(10);
+/// Buffer of each direction of a connection that is passed on.
+pub(crate) const PASS_BUFFER: usize = 64 << 10;
+
+// ---- subscriptions
+
+/// Ports of one session; a filter program has room for so many.
+pub(crate) const PORTS: usize = mirrord_netns::limits::CAPTURE_PORTS;
+/// How often counters are told while they change.
+pub(crate) const STATUS: Duration = Duration::from_secs(1);
+/// Replies that wait for the client: an answer and a status for a few dozen ports. Status that finds no room is left out.
+pub(crate) const SUBSCRIPTION_REPLIES: usize = 256;
+/// Subscriptions calls that wait for the owner; each replaces the one before.
+pub(crate) const CLIENTS: usize = 4;

@@ -10,10 +10,13 @@ mod env;
 mod files;
 mod life;
 mod limits;
+mod mirror;
 mod network;
 mod outgoing;
 mod relay;
 mod server;
+mod steal;
+mod subscriptions;
 mod target;
 mod transport;
 mod udp;
@@ -33,7 +36,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Args, USAGE},
-    life::Life,
+    life::{Life, Signals},
     limits::{BLOCKING_THREADS, MESSAGE, SHUTDOWN_GRACE, WORKERS},
     network::TargetNetwork,
     server::AgentService,
@@ -115,9 +118,10 @@ async fn run(args: &Args, token: Arc<str>, bound: Bound, target: Arc<Target>) ->
     let server =
         AgentServer::new(service).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let transport = Transport::new(server, token, life.clone(), tasks.clone());
+    let signals = Signals::install().context("cannot wait for signals")?;
     say_ready();
     tracing::info!(pid = target.pid(), version = env!("CARGO_PKG_VERSION"), "the agent is ready");
-    let watched = life.watch(&target, args.idle_timeout, args.end_with_stdin);
+    let watched = life.watch(signals, &target, args.idle_timeout, args.end_with_stdin);
     let (served, watched) = tokio::join!(transport.serve(bound), async {
         let watched = watched.await;
         // Also when watching failed: then nobody would end the server any more.
@@ -129,7 +133,7 @@ async fn run(args: &Args, token: Arc<str>, bound: Bound, target: Arc<Target>) ->
         tracing::warn!(tasks = tasks.len(), "some calls did not end in time and are cut off");
     }
     served.context("the listener broke")?;
-    watched.context("cannot watch the target and the signals")
+    watched.context("cannot watch the target and the starter")
 }
 
 /// Clients may connect since the listener was bound; this says that nothing can go wrong any more.

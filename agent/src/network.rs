@@ -4,22 +4,31 @@
 //! copying happens on the runtime.
 
 use std::{
+    collections::HashSet,
     io,
+    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
-use mirrord_netns::nft::AGENT_MARK;
+use mirrord_netns::{
+    Flow, Transport,
+    conntrack::{Conntrack, ConntrackError},
+    netlink::NetlinkError,
+    nft::AGENT_MARK,
+};
 use rustix::{
     fs::{Mode, OFlags, open},
-    net::{AddressFamily, Protocol, SocketFlags, SocketType, socket_with},
+    net::{AddressFamily, Protocol, SocketFlags, SocketType, netlink, socket_with},
     thread::{CapabilitySet, LinkNameSpaceType, capabilities, move_into_link_name_space},
 };
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    address,
     limits::NETWORK_JOBS,
     target::{Target, same_file},
 };
@@ -48,6 +57,41 @@ impl From<NetworkError> for io::Error {
 
 type Job = Box<dyn FnOnce() + Send>;
 
+/// Local addresses of the connections that the agent itself has opened in the target's network. They may lead to the target's own
+/// ports and are neither stolen nor mirrored: a local process that calls the target must not get its own call back.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OwnConnections(Arc<Mutex<HashSet<SocketAddr>>>);
+
+impl OwnConnections {
+    pub(crate) fn contains(&self, local: SocketAddr) -> bool {
+        self.addresses().contains(&local)
+    }
+
+    /// Counts as the agent's as long as the guard lives.
+    pub(crate) fn add(&self, local: SocketAddr) -> OwnConnection {
+        let local = address::canonical(local);
+        self.addresses().insert(local);
+        OwnConnection { all: self.clone(), local }
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// See [`OwnConnections::add`].
+#[derive(Debug)]
+pub(crate) struct OwnConnection {
+    all: OwnConnections,
+    local: SocketAddr,
+}
+
+impl Drop for OwnConnection {
+    fn drop(&mut self) {
+        self.all.addresses().remove(&self.local);
+    }
+}
+
 /// A handle on the thread; the thread ends with the last handle.
 #[derive(Clone, Debug)]
 pub(crate) struct TargetNetwork {
@@ -56,6 +100,42 @@ pub(crate) struct TargetNetwork {
     /// Whether sockets can be marked as the agent's own; only then anything is stolen, and only then it matters.
     may_mark: bool,
     hostname: Option<Vec<u8>>,
+    own: OwnConnections,
+    limits: Arc<NetworkLimits>,
+}
+
+/// What does not work in the target's network, each with one sentence why.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NetworkLimits {
+    pub(crate) mirror: Option<String>,
+    pub(crate) steal: Option<String>,
+}
+
+impl NetworkLimits {
+    /// Tries what mirroring and stealing begin with, in the namespace of the calling thread.
+    fn probe() -> Self {
+        let packets = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let flow = Flow { transport: Transport::Tcp, src: nowhere, dst: nowhere };
+        // Asking connection tracking needs the same capability as changing rules, and changes nothing.
+        let asked = netlink(netlink::NETFILTER).map(|socket| Conntrack::from_socket(socket).lookup(&flow));
+        let refused = matches!(&asked, Ok(Err(error)) if is_refused(error));
+        Self {
+            mirror: packets
+                .err()
+                .map(|errno| format!("capture needs CAP_NET_RAW in the target's network: {errno}")),
+            steal: match asked {
+                Err(error) => Some(format!("the kernel has no netfilter netlink: {error}")),
+                Ok(_) if refused => Some("rules need CAP_NET_ADMIN in the target's network".to_owned()),
+                Ok(_) => None,
+            },
+        }
+    }
+}
+
+fn is_refused(error: &ConntrackError) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<NetlinkError>());
+    cause.and_then(NetlinkError::errno) == Some(libc::EPERM)
 }
 
 impl TargetNetwork {
@@ -72,7 +152,7 @@ impl TargetNetwork {
                 let inside = joined.is_ok();
                 let hostname = uts.and_then(|uts| hostname(&uts));
                 // The receiver waits for exactly this; it cannot be gone.
-                let told = joined_tx.send(joined.map(|()| hostname));
+                let told = joined_tx.send(joined.map(|()| (hostname, NetworkLimits::probe())));
                 while inside
                     && told.is_ok()
                     && let Some(job) = jobs_rx.blocking_recv()
@@ -84,14 +164,25 @@ impl TargetNetwork {
                 }
             })
             .map_err(NetworkError::Thread)?;
-        let hostname = joined_rx.recv().map_err(|_| NetworkError::Gone)?.map_err(NetworkError::Join)?;
+        let (hostname, limits) =
+            joined_rx.recv().map_err(|_| NetworkError::Gone)?.map_err(NetworkError::Join)?;
         let may_mark = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN));
-        Ok(Self { jobs_tx, may_mark, hostname })
+        Ok(Self { jobs_tx, may_mark, hostname, own: OwnConnections::default(), limits: Arc::new(limits) })
     }
 
     /// The target's host name, when its UTS namespace may be joined.
     pub(crate) fn hostname(&self) -> Option<&[u8]> {
         self.hostname.as_deref()
+    }
+
+    /// What does not work there.
+    pub(crate) fn limits(&self) -> &NetworkLimits {
+        &self.limits
+    }
+
+    /// The agent's own connections there.
+    pub(crate) fn own(&self) -> &OwnConnections {
+        &self.own
     }
 
     /// Does something short inside the target's network namespace.
@@ -123,11 +214,6 @@ impl TargetNetwork {
             Ok(socket)
         })
         .await?
-    }
-
-    /// A netlink socket of the target's network.
-    pub(crate) async fn netlink(&self, protocol: Protocol) -> io::Result<OwnedFd> {
-        self.run(move || netlink(protocol)).await?
     }
 }
 

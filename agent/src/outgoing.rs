@@ -14,7 +14,7 @@ use rustix::{
     net::{AddressFamily, SocketAddrUnix, SocketType},
 };
 use tokio::{
-    net::{TcpSocket, TcpStream, UnixStream},
+    net::{TcpStream, UnixStream},
     time::{sleep, timeout},
 };
 use tonic::{Status, Streaming};
@@ -22,7 +22,7 @@ use tonic::{Status, Streaming};
 use crate::{
     address,
     limits::{DIAL, DIAL_MAX, FIRST_MESSAGE, UNIX_RETRY},
-    network::TargetNetwork,
+    network::{OwnConnection, TargetNetwork},
     relay::{self, DownSender, Socket},
     target::Target,
 };
@@ -46,15 +46,16 @@ pub(crate) async fn serve(
         () = down_tx.closed() => return,
         connected = connect(&target, &network, &dial) => connected,
     };
-    let (result, socket) = match connected {
-        Ok((socket, result)) => (result, Some(socket)),
+    let (result, connected) = match connected {
+        Ok(connected) => (connected.result.clone(), Some(connected)),
         Err(error) => (failed(&error), None),
     };
     let message = wire::DialDown { kind: Some(wire::dial_down::Kind::Result(result)) };
     if down_tx.send(Ok(message)).await.is_ok()
-        && let Some(socket) = socket
+        && let Some(Connected { socket, own, .. }) = connected
     {
         relay::run(socket, up, down_tx).await;
+        drop(own);
     }
 }
 
@@ -70,11 +71,13 @@ pub(crate) fn failed(error: &io::Error) -> wire::DialResult {
     wire::DialResult { errno: address::errno(error), local: None, peer: None }
 }
 
-async fn connect(
-    target: &Target,
-    network: &TargetNetwork,
-    dial: &wire::Dial,
-) -> io::Result<(Socket, wire::DialResult)> {
+struct Connected {
+    socket: Socket,
+    own: Option<OwnConnection>,
+    result: wire::DialResult,
+}
+
+async fn connect(target: &Target, network: &TargetNetwork, dial: &wire::Dial) -> io::Result<Connected> {
     let deadline = match dial.timeout_ms {
         0 => DIAL,
         given => Duration::from_millis(given.into()).min(DIAL_MAX),
@@ -83,17 +86,18 @@ async fn connect(
         match &dial.to {
             Some(wire::dial::To::Tcp(peer)) => {
                 let peer = address::from_wire(peer).ok_or(Errno::INVAL)?;
-                let socket = connect_tcp(network, peer).await?;
+                let (socket, own) = connect_tcp(network, peer).await?;
                 let result = wire::DialResult {
                     errno: 0,
                     local: Some(address::to_wire(socket.local_addr()?)),
                     peer: Some(address::to_wire(socket.peer_addr()?)),
                 };
-                Ok((Socket::Tcp(socket), result))
+                Ok(Connected { socket: Socket::Tcp(socket), own: Some(own), result })
             }
             Some(wire::dial::To::Unix(path)) => {
                 let socket = connect_unix(target, network, path).await?;
-                Ok((Socket::Unix(socket), wire::DialResult::default()))
+                let result = wire::DialResult::default();
+                Ok(Connected { socket: Socket::Unix(socket), own: None, result })
             }
             None => Err(Errno::INVAL.into()),
         }
@@ -101,13 +105,26 @@ async fn connect(
     timeout(deadline, attempt).await.unwrap_or_else(|_| Err(Errno::TIMEDOUT.into()))
 }
 
-/// A TCP connection that leaves from the target; it has no deadline of its own.
-pub(crate) async fn connect_tcp(network: &TargetNetwork, peer: SocketAddr) -> io::Result<TcpStream> {
+/// A TCP connection that leaves from the target; it has no deadline of its own. Keep the second value as long as the connection.
+pub(crate) async fn connect_tcp(
+    network: &TargetNetwork,
+    peer: SocketAddr,
+) -> io::Result<(TcpStream, OwnConnection)> {
     let family = if peer.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = network.socket(family, SocketType::STREAM).await?;
-    let socket = TcpSocket::from_std_stream(socket.into()).connect(peer).await?;
+    match rustix::net::connect(&socket, &peer) {
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    let socket = TcpStream::from_std(socket.into())?;
+    // The local address is chosen by now, and the answer has hardly come: the capture learns in time that this one is ours.
+    let own = network.own().add(socket.local_addr()?);
+    socket.writable().await?;
+    if let Some(error) = socket.take_error()? {
+        return Err(error);
+    }
     socket.set_nodelay(true)?;
-    Ok(socket)
+    Ok((socket, own))
 }
 
 /// A path means a socket file below the target's root; a leading NUL means the abstract names of the target's network.

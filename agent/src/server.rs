@@ -16,9 +16,12 @@ use crate::{
     address, dns, env,
     files::session::FileSession,
     life::{End, Life},
-    limits::{DATAGRAMS, FILE_REPLIES, RELAY_QUEUE},
-    network::TargetNetwork,
+    limits::{CLIENTS, DATAGRAMS, FILE_REPLIES, RELAY_QUEUE, SUBSCRIPTION_REPLIES},
+    mirror::{Mirror, MirrorQueue, MirrorReader},
+    network::{NetworkLimits, TargetNetwork},
     outgoing,
+    steal::{self, Parking, Steal},
+    subscriptions::{Client, Subscriptions},
     target::Target,
     udp,
 };
@@ -36,16 +39,30 @@ struct Inner {
     network: Result<TargetNetwork, String>,
     life: Life,
     tasks: TaskTracker,
+    /// Subscriptions call --client--> owner of the subscriptions; full: the call waits
+    clients_tx: mpsc::Sender<Client>,
+    parking: Parking,
+    queue: MirrorQueue,
 }
 
 impl AgentService {
+    /// Also starts the owner of the subscriptions.
     pub(crate) fn new(
         target: Arc<Target>,
         network: Result<TargetNetwork, String>,
         life: Life,
         tasks: TaskTracker,
     ) -> Self {
-        Self { inner: Arc::new(Inner { target, network, life, tasks }) }
+        let (clients_tx, clients_rx) = mpsc::channel(CLIENTS);
+        let parking = Parking::new(life.ending().clone());
+        let queue = MirrorQueue::default();
+        if let Ok(network) = &network {
+            let steal = Steal::new(network.clone(), parking.clone(), tasks.clone());
+            let mirror = Mirror::new(network.clone(), queue.clone());
+            let owner = Subscriptions::new(life.clone(), network.clone(), parking.clone(), steal, mirror);
+            tasks.spawn(owner.run(clients_rx));
+        }
+        Self { inner: Arc::new(Inner { target, network, life, tasks, clients_tx, parking, queue }) }
     }
 
     fn network(&self) -> Result<TargetNetwork, Status> {
@@ -75,7 +92,7 @@ impl Agent for AgentService {
     type DnsStream = Replies<wire::DnsReply>;
     type SubscriptionsStream = Replies<wire::SubscriptionReply>;
     type AcceptStream = Replies<wire::AcceptDown>;
-    type MirrorStream = Replies<wire::MirrorBatch>;
+    type MirrorStream = MirrorReader;
     type DialStream = Replies<wire::DialDown>;
     type UdpStream = Replies<wire::UdpDown>;
 
@@ -142,20 +159,28 @@ impl Agent for AgentService {
 
     async fn subscriptions(
         &self,
-        _: Request<Streaming<wire::SubscriptionRequest>>,
+        request: Request<Streaming<wire::SubscriptionRequest>>,
     ) -> Result<Response<Self::SubscriptionsStream>, Status> {
-        Err(Status::unimplemented("subscriptions"))
+        self.network()?;
+        let (down_tx, down_rx) = mpsc::channel(SUBSCRIPTION_REPLIES);
+        let client = Client { up: request.into_inner(), down_tx };
+        self.inner.clients_tx.send(client).await.map_err(|_| Status::unavailable("the agent ends"))?;
+        Ok(Response::new(ReceiverStream::new(down_rx)))
     }
 
     async fn accept(
         &self,
-        _: Request<Streaming<wire::AcceptUp>>,
+        request: Request<Streaming<wire::AcceptUp>>,
     ) -> Result<Response<Self::AcceptStream>, Status> {
-        Err(Status::unimplemented("accept"))
+        let (down_tx, down_rx) = mpsc::channel(RELAY_QUEUE);
+        let parking = self.inner.parking.clone();
+        self.spawn(steal::serve(parking, self.network()?, request.into_inner(), down_tx));
+        Ok(Response::new(ReceiverStream::new(down_rx)))
     }
 
     async fn mirror(&self, _: Request<wire::MirrorRequest>) -> Result<Response<Self::MirrorStream>, Status> {
-        Err(Status::unimplemented("mirror"))
+        self.network()?;
+        Ok(Response::new(self.inner.queue.attach()))
     }
 
     async fn dial(
@@ -192,9 +217,21 @@ impl AgentService {
         let mut limit = |capability: Capability, reason: String| {
             limits.push(wire::CapabilityLimit { capability: capability.into(), reason });
         };
-        if let Err(reason) = &self.inner.network {
-            for capability in [Capability::Mirror, Capability::Steal, Capability::Outgoing, Capability::Dns] {
-                limit(capability, reason.clone());
+        match &self.inner.network {
+            Ok(network) => {
+                let NetworkLimits { mirror, steal } = network.limits();
+                for (capability, reason) in [(Capability::Mirror, mirror), (Capability::Steal, steal)] {
+                    if let Some(reason) = reason {
+                        limit(capability, reason.clone());
+                    }
+                }
+            }
+            Err(reason) => {
+                for capability in
+                    [Capability::Mirror, Capability::Steal, Capability::Outgoing, Capability::Dns]
+                {
+                    limit(capability, reason.clone());
+                }
             }
         }
         if let Err(error) = self.inner.target.root() {

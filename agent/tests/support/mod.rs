@@ -1,0 +1,45 @@
+//! What the tests of the agent stand on: a node and a target made of namespaces, the agent's executable, and a client.
+//!
+//! A test runs itself again inside the node's namespaces ([`in_node`]); from there the target is one veth away, as a pod is from
+//! its node. No root is needed: without it the node has a user namespace of its own.
+#![allow(dead_code, reason = "each test file uses its part of it")]
+#![allow(clippy::allow_attributes, reason = "whether something is unused differs between the test files")]
+
+pub mod agent;
+pub mod app;
+pub mod target;
+
+use std::process::Command;
+
+/// Set in the process that runs inside the node.
+const INSIDE: &str = "MIRRORD_TEST_NODE";
+/// Addresses of the node and of the target.
+pub const NODE_IP: &str = "10.244.0.1";
+pub const TARGET_IP: &str = "10.244.0.5";
+pub const NODE_IP6: &str = "fd00:244::1";
+pub const TARGET_IP6: &str = "fd00:244::5";
+
+/// Runs the body of the test `name` inside a fresh node. `name` must be the whole name of the calling test.
+pub fn in_node<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
+    if std::env::var_os(INSIDE).is_some() {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(body());
+        return;
+    }
+    let mut command = unshare(true);
+    command.args(["--net", "--kill-child", "--fork", "--"]).arg(std::env::current_exe().unwrap());
+    let status =
+        command.args([name, "--exact", "--nocapture", "--include-ignored"]).env(INSIDE, "1").status();
+    let status = status.expect("unshare(1) of util-linux");
+    assert!(status.success(), "{name} failed inside the node: {status}");
+}
+
+/// unshare(1) with a user namespace where the caller is not root and wants to be.
+pub fn unshare(as_root: bool) -> Command {
+    let mut command = Command::new("unshare");
+    if as_root && !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    command
+}
