@@ -1,26 +1,22 @@
-//! What a world has left behind: processes that know its folder, mounts, files, and rules in this network namespace.
+//! What a world has left behind: processes that know its folder, mounts, files, and interfaces of this machine.
 
-use std::{fmt, fs, path::Path};
+use std::{collections::BTreeSet, fmt, fs, path::Path};
 
 use crate::User;
+
+/// Set in every pod of a world to its folder, so that a process that outlives its pod is known by its environment.
+pub(crate) const MARK: &str = "MIRRORD_TEST_WORLD";
 
 /// What is global on the machine and must be the same afterwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
-    mounts: usize,
-    links: Vec<String>,
+    links: BTreeSet<String>,
 }
 
 impl Snapshot {
     pub(crate) fn take() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").map_or(0, |text| text.lines().count());
-        let mut links: Vec<String> = fs::read_dir("/sys/class/net")
-            .map(|entries| {
-                entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-            })
-            .unwrap_or_default();
-        links.sort();
-        Self { mounts, links }
+        let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+        Self { links: links.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect() }
     }
 }
 
@@ -45,35 +41,56 @@ impl fmt::Display for Leftovers {
 /// Looks for anything of the world at `folder`.
 pub(crate) fn of(folder: &Path, user: User, before: &Snapshot) -> Leftovers {
     let mut left = Leftovers::default();
-    let needle = folder.to_string_lossy().into_owned();
+    for (pid, command) in processes(folder) {
+        left.lines.push(format!("process {pid} of {user}: {command}"));
+    }
+    files_below(&folder.join("run"), &mut left);
+    let needle = folder.to_string_lossy();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    left.lines
+        .extend(mounts.lines().filter(|line| line.contains(&*needle)).map(|line| format!("mount {line}")));
+    let links = Snapshot::take().links;
+    left.lines.extend(links.difference(&before.links).map(|link| format!("network interface {link}")));
+    left
+}
+
+/// Processes of the world: those that have its folder in their environment, arguments, working directory or open files.
+pub(crate) fn processes(folder: &Path) -> Vec<(u32, String)> {
+    let needle = folder.to_string_lossy();
+    let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
         if pid == std::process::id() {
             continue;
         }
-        // Every process of a world has its folder in its environment or arguments: the world's runtime folder is unique.
-        let of_world = ["environ", "cmdline"].iter().any(|file| {
-            fs::read(entry.path().join(file))
-                .is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(&needle))
+        let path = entry.path();
+        let written = ["environ", "cmdline"].iter().any(|file| {
+            fs::read(path.join(file)).is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(&*needle))
         });
-        let zombie = fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| stat.contains(") Z "));
-        if of_world && !zombie {
-            let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            left.lines.push(format!(
-                "process {pid} of {user}: {}",
-                String::from_utf8_lossy(&command).replace('\0', " ")
-            ));
+        let linked = || {
+            let open =
+                fs::read_dir(path.join("fd")).into_iter().flatten().flatten().map(|entry| entry.path());
+            std::iter::once(path.join("cwd"))
+                .chain(open)
+                .any(|link| fs::read_link(link).is_ok_and(|to| to.to_string_lossy().contains(&*needle)))
+        };
+        if (written || linked()) && !is_zombie(&path) && !is_tester(&path) {
+            let command = fs::read(path.join("cmdline")).unwrap_or_default();
+            found.push((pid, String::from_utf8_lossy(&command).replace('\0', " ")));
         }
     }
-    files_below(&folder.join("run"), &mut left);
-    let now = Snapshot::take();
-    if now.links != before.links {
-        left.lines.push(format!("network interfaces {:?}, before {:?}", now.links, before.links));
-    }
-    if now.mounts != before.mounts {
-        left.lines.push(format!("{} mounts, before {}", now.mounts, before.mounts));
-    }
-    left
+    found
+}
+
+fn is_zombie(process: &Path) -> bool {
+    fs::read_to_string(process.join("stat"))
+        .is_ok_and(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')))
+}
+
+/// A child of another thread of this test run between fork and exec has everything of ours open for a moment.
+fn is_tester(process: &Path) -> bool {
+    let own = fs::read_link("/proc/self/exe").ok();
+    own.is_some() && fs::read_link(process.join("exe")).ok() == own
 }
 
 fn files_below(folder: &Path, left: &mut Leftovers) {

@@ -2,18 +2,29 @@
 
 use std::{
     io::{BufRead, BufReader},
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, ChildStdout, ExitStatus, Stdio},
-    sync::mpsc,
-    time::Duration,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
 use crate::{
+    event_log::EventLog,
+    finish::{Collected, Finished, finish},
+    process::{Family, parent},
     wait::{LIMIT, wait_for},
-    world::{World, text},
+    world::World,
 };
+
+/// Lines of the command's stdout that wait for the test.
+const LINES: usize = 100_000;
 
 /// A session that runs in the background; its events go to a file.
 #[derive(Debug)]
@@ -21,55 +32,79 @@ pub struct Session<'world> {
     world: &'world World,
     child: Child,
     stdout: mpsc::Receiver<String>,
-    events: PathBuf,
+    stderr: Collected,
+    log: Mutex<EventLog>,
     /// Id of the session.
     pub id: String,
 }
 
-/// What an `exec` that has ended gave back.
+/// A session that has ended.
 #[derive(Debug)]
-pub struct ExecOutput {
-    /// How the program ended.
+pub struct Ended {
+    /// How `exec` ended.
     pub status: ExitStatus,
     /// Rest of the command's stdout, lines.
     pub stdout: Vec<String>,
+    /// stderr of the command and of `exec`.
+    pub stderr: String,
     /// All events.
     pub events: Vec<Value>,
 }
 
+impl Ended {
+    /// Expects the command's success.
+    ///
+    /// # Panics
+    /// When it failed, with what was printed.
+    #[track_caller]
+    pub fn expect_success(&self) {
+        assert!(self.status.success(), "{}\nstdout: {:?}\nstderr: {}", self.status, self.stdout, self.stderr);
+    }
+
+    /// The signal that `exec` died of.
+    #[must_use]
+    pub fn signal(&self) -> Option<i32> {
+        self.status.signal()
+    }
+}
+
 impl<'world> Session<'world> {
+    #[track_caller]
     pub(crate) fn start(world: &'world World, options: &[&str], command: &[&str]) -> Self {
-        let events = world.home().join(format!("events-{}.jsonl", unique()));
-        let mut args = vec!["exec", "--output", "jsonl", "--events-to"];
-        let path = events.to_string_lossy().into_owned();
-        args.push(&path);
-        args.extend(options);
-        args.push("--");
-        args.extend(command);
-        let before = ids(world);
+        let events = new_events_file(world);
         let mut child = world
-            .command(args)
+            .command(exec_args(&events, options, command))
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("start mirrord-tui exec");
         let stdout = lines_of(child.stdout.take().expect("stdout is a pipe"));
-        let id = wait_for("the session is listed", LIMIT, || {
-            assert!(
-                child.try_wait().expect("ask for the program's end").is_none(),
-                "mirrord-tui exec ended at once"
-            );
-            ids(world).into_iter().find(|id| !before.contains(id))
+        let stderr = Collected::start(child.stderr.take().expect("stderr is a pipe"));
+        let log = Mutex::new(EventLog::new(&events));
+        let mut session = Self { world, child, stdout, stderr, log, id: String::new() };
+        session.id = wait_for("the session runs", LIMIT, || {
+            let ended = session.child.try_wait().expect("ask for the program's end");
+            assert!(ended.is_none(), "mirrord-tui exec ended at once: {}", session.complaints());
+            let exec = session.pid();
+            let of_exec = |info: &Value| {
+                info["host_pid"].as_u64().and_then(|pid| parent(pid.try_into().ok()?)) == Some(exec)
+            };
+            let info = world.sessions().into_iter().find(of_exec)?;
+            (info["state"] == "running").then(|| info["id"].as_str().unwrap_or_default().to_owned())
         });
-        let session = Self { world, child, stdout, events, id };
-        session.wait_info("running", |info| info["state"] == "running");
         session
+    }
+
+    /// What `exec` and the command have written to stderr.
+    #[must_use]
+    pub fn complaints(&self) -> String {
+        crate::finish::text(&self.stderr.so_far())
     }
 
     /// The session as `sessions -o json` shows it.
     #[must_use]
     pub fn info(&self) -> Value {
-        list(self.world).into_iter().find(|info| info["id"] == self.id.as_str()).unwrap_or(Value::Null)
+        self.world.sessions().into_iter().find(|info| info["id"] == self.id.as_str()).unwrap_or(Value::Null)
     }
 
     /// Waits until the session's information satisfies `condition`.
@@ -83,19 +118,36 @@ impl<'world> Session<'world> {
         })
     }
 
+    /// A port as `sessions -o json` shows it.
+    #[must_use]
+    pub fn port(&self, remote: u16) -> Value {
+        port_of(&self.info(), remote)
+    }
+
+    /// Waits until a port is in this mode and waits for nothing.
+    #[track_caller]
+    pub fn wait_mode(&self, remote: u16, mode: &str) -> Value {
+        self.wait_info(&format!("in mode {mode} on port {remote}"), |info| {
+            let port = port_of(info, remote);
+            port["mode"] == mode && port["waiting"] == ""
+        })
+    }
+
     /// Waits for a line of the command's stdout that contains `needle`.
     ///
     /// # Panics
     /// When none comes within [`LIMIT`].
     #[track_caller]
     pub fn wait_line(&self, needle: &str) -> String {
-        let end = std::time::Instant::now() + LIMIT;
+        let end = Instant::now() + LIMIT;
         loop {
-            let left = end.saturating_duration_since(std::time::Instant::now());
-            match self.stdout.recv_timeout(left) {
+            match self.stdout.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) if line.contains(needle) => return line,
                 Ok(_) => {}
-                Err(_) => panic!("the command did not print `{needle}` within {LIMIT:?}"),
+                Err(_) => panic!(
+                    "the command did not print `{needle}` within {LIMIT:?}; stderr: {}",
+                    self.complaints()
+                ),
             }
         }
     }
@@ -103,19 +155,35 @@ impl<'world> Session<'world> {
     /// Events so far.
     #[must_use]
     pub fn events(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(&self.events).unwrap_or_default();
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+        self.log.lock().expect("no test panics here").update().values().cloned().collect()
     }
 
     /// Waits for an event that satisfies `condition`.
     ///
     /// # Panics
-    /// When none comes within [`LIMIT`].
+    /// When none comes within [`LIMIT`]; the events that came are printed.
     #[track_caller]
     pub fn wait_event(&self, what: &str, mut condition: impl FnMut(&Value) -> bool) -> Value {
-        wait_for(&format!("event: {what}"), LIMIT, || {
-            self.events().into_iter().find(|event| condition(event))
-        })
+        let end = Instant::now() + LIMIT;
+        loop {
+            let late = Instant::now() >= end;
+            let found = self
+                .log
+                .lock()
+                .expect("no test panics here")
+                .update()
+                .values()
+                .find(|event| condition(event))
+                .cloned();
+            if let Some(event) = found {
+                return event;
+            }
+            if late {
+                let last: Vec<_> = self.events().iter().rev().take(15).map(Value::to_string).collect();
+                panic!("no event within {LIMIT:?}: {what}; the last ones:\n{}", last.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Switches a port and waits for the acknowledgement.
@@ -130,32 +198,34 @@ impl<'world> Session<'world> {
         self.child.id()
     }
 
-    /// Waits for the end by itself.
-    ///
-    /// # Panics
-    /// When it does not come within [`LIMIT`].
+    /// The session's processes.
+    #[must_use]
     #[track_caller]
-    pub fn wait(mut self) -> ExecOutput {
+    pub fn family(&self) -> Family {
+        let info =
+            self.wait_info("with a command", |info| info["command_pid"].as_u64().is_some_and(|pid| pid > 0));
+        let command = info["command_pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("it has a pid");
+        Family::of(self.pid(), command)
+    }
+
+    /// Waits for the end by itself.
+    #[track_caller]
+    pub fn wait(mut self) -> Ended {
         let status = wait_for("mirrord-tui exec ends", LIMIT, || {
             self.child.try_wait().expect("ask for the program's end")
         });
-        self.output(status)
+        let mut stdout = Vec::new();
+        while let Ok(line) = self.stdout.recv_timeout(Duration::from_secs(1)) {
+            stdout.push(line);
+        }
+        Ended { status, stdout, stderr: self.complaints(), events: self.events() }
     }
 
     /// Ends the session with `mirrord-tui stop` and waits.
     #[track_caller]
-    pub fn stop(self) -> ExecOutput {
-        let stopped = self.world.run(["stop", &self.id]);
-        assert!(stopped.status.success(), "stop: {}", text(&stopped.stderr));
+    pub fn stop(self) -> Ended {
+        self.world.ok(["stop", &self.id]);
         self.wait()
-    }
-
-    fn output(&self, status: ExitStatus) -> ExecOutput {
-        let mut stdout = Vec::new();
-        while let Ok(line) = self.stdout.recv_timeout(Duration::from_secs(5)) {
-            stdout.push(line);
-        }
-        ExecOutput { status, stdout, events: self.events() }
     }
 }
 
@@ -167,17 +237,28 @@ impl Drop for Session<'_> {
     }
 }
 
-fn list(world: &World) -> Vec<Value> {
-    let output = world.run(["sessions", "-o", "json"]);
-    serde_json::from_slice(&output.stdout).unwrap_or_default()
+/// Runs a session whose command ends by itself; its events beside what it printed.
+#[track_caller]
+pub(crate) fn run(world: &World, options: &[&str], command: &[&str]) -> (Finished, Vec<Value>) {
+    let events = new_events_file(world);
+    let finished = finish(&mut world.command(exec_args(&events, options, command)));
+    let events = EventLog::new(&events).update().values().cloned().collect();
+    (finished, events)
 }
 
-fn ids(world: &World) -> Vec<String> {
-    list(world).iter().filter_map(|info| info["id"].as_str().map(str::to_owned)).collect()
+fn exec_args(events: &std::path::Path, options: &[&str], command: &[&str]) -> Vec<String> {
+    let events = events.to_string_lossy();
+    let head = ["exec", "--output", "jsonl", "--events-to", &events];
+    head.iter().chain(options).chain(&["--"]).chain(command).map(|argument| (*argument).to_owned()).collect()
+}
+
+fn port_of(info: &Value, remote: u16) -> Value {
+    let ports = info["ports"].as_array();
+    ports.and_then(|ports| ports.iter().find(|port| port["remote"] == remote)).cloned().unwrap_or(Value::Null)
 }
 
 fn lines_of(stdout: ChildStdout) -> mpsc::Receiver<String> {
-    let (line_tx, line_rx) = mpsc::sync_channel(100_000);
+    let (line_tx, line_rx) = mpsc::sync_channel(LINES);
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines() {
             let Ok(line) = line else { break };
@@ -189,8 +270,8 @@ fn lines_of(stdout: ChildStdout) -> mpsc::Receiver<String> {
     line_rx
 }
 
-/// A number that no other session of this test process has.
-fn unique() -> usize {
-    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
-    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+/// A file that no other session of this world writes to.
+fn new_events_file(world: &World) -> PathBuf {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    world.home().join(format!("events-{}.jsonl", NEXT.fetch_add(1, Ordering::Relaxed)))
 }

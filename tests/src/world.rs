@@ -5,18 +5,24 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     User,
+    finish::{Finished, finish},
     leftovers::{self, Snapshot},
+    pod::Pod,
     program,
-    session::Session,
-    wait::{LIMIT, wait_until},
+    session::{self, Session},
 };
+
+/// Within this time everything must be gone, however it ended.
+const GONE: Duration = Duration::from_secs(10);
 
 /// Where one test's pods and sessions live.
 #[derive(Debug)]
@@ -24,17 +30,6 @@ pub struct World {
     folder: TempDir,
     user: User,
     before: Snapshot,
-}
-
-/// A running local pod of a [`World`].
-#[derive(Debug)]
-pub struct Pod {
-    /// Its name.
-    pub name: String,
-    /// Pid of its command as this machine sees it.
-    pub pid: u32,
-    /// Its IPv4 address.
-    pub ip: String,
 }
 
 impl World {
@@ -98,62 +93,91 @@ impl World {
     }
 
     /// Runs the program to its end.
-    ///
-    /// # Panics
-    /// When it cannot be started.
-    #[must_use]
-    pub fn run(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Output {
-        self.command(args).output().expect("run mirrord-tui")
+    #[track_caller]
+    pub fn run(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Finished {
+        finish(&mut self.command(args))
     }
 
     /// Runs the program and expects success; its stdout.
-    ///
-    /// # Panics
-    /// When it fails, with all that it printed.
     #[track_caller]
     pub fn ok(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "{}\n{}", output.status, text(&output.stderr));
-        text(&output.stdout)
+        self.run(args).ok()
+    }
+
+    /// Any other program with arguments, as the user and with the same environment.
+    #[must_use]
+    pub fn other(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().envs(self.environment()).current_dir(self.home()).stdin(Stdio::null());
+        self.user.apply(&mut command);
+        command
     }
 
     /// Starts a local pod: `options` as on the command line, then the pod's command.
-    ///
-    /// # Panics
-    /// When it does not start.
     #[track_caller]
-    pub fn pod(&self, name: &str, options: &[&str], command: &[&str]) -> Pod {
-        let mut args = vec!["local", "start", name];
-        args.extend(options);
-        args.push("--");
-        args.extend(command);
-        self.ok(args);
-        let list: serde_json::Value =
-            serde_json::from_str(&self.ok(["local", "ls", "-o", "json"])).expect("local ls prints JSON");
-        let pod = list
-            .as_array()
-            .and_then(|pods| pods.iter().find(|pod| pod["name"] == name))
-            .expect("the pod is listed")
-            .clone();
-        Pod {
-            name: name.to_owned(),
-            pid: pod["pid"].as_u64().and_then(|pid| pid.try_into().ok()).expect("a pod has a pid"),
-            ip: pod["ip"].as_str().expect("a pod has an address").to_owned(),
-        }
+    pub fn pod(&self, name: &str, options: &[&str], command: &[&str]) -> Pod<'_> {
+        Pod::start(self, name, options, command)
     }
 
     /// Starts a session in the background: `options` of `exec`, then the command.
     #[must_use]
+    #[track_caller]
     pub fn exec(&self, options: &[&str], command: &[&str]) -> Session<'_> {
         Session::start(self, options, command)
     }
 
-    /// Runs a command inside of a pod's namespaces; its stdout.
+    /// Runs a session whose command ends by itself; what was printed, and the events.
     #[track_caller]
-    pub fn in_pod(&self, pod: &str, command: &[&str]) -> String {
-        let mut args = vec!["local", "exec", pod, "--"];
-        args.extend(command);
-        self.ok(args)
+    pub fn exec_to_end(&self, options: &[&str], command: &[&str]) -> (Finished, Vec<Value>) {
+        session::run(self, options, command)
+    }
+
+    /// A command in the network of the node that the pods hang on.
+    #[must_use]
+    pub fn on_node(&self, command: &[&str]) -> Command {
+        self.command(["local", "node-exec", "--"].iter().chain(command))
+    }
+
+    /// The sessions of this world as `sessions -o json` shows them.
+    #[must_use]
+    #[track_caller]
+    pub fn sessions(&self) -> Vec<Value> {
+        serde_json::from_str(&self.ok(["sessions", "-o", "json"])).expect("sessions prints JSON")
+    }
+
+    /// Copies a program of this test to where the user can run it; its path.
+    ///
+    /// # Panics
+    /// When it cannot be copied.
+    #[must_use]
+    pub fn install(&self, program: &str) -> String {
+        let name = Path::new(program).file_name().expect("a program has a name");
+        let path = self.folder.path().join(name);
+        fs::copy(program, &path).expect("copy a program of the test");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("make the copy executable");
+        path.to_string_lossy().into_owned()
+    }
+
+    /// Writes a file that the user may read, in the user's home; its path.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn write(&self, name: &str, content: &str) -> String {
+        let path = self.home().join(name);
+        fs::write(&path, content).expect("write a file of the test");
+        path.to_string_lossy().into_owned()
+    }
+
+    /// The variable that marks every process of this world's pods.
+    pub(crate) fn mark(&self) -> String {
+        format!("{}={}", leftovers::MARK, self.folder.path().display())
+    }
+
+    /// Processes of this world: pid and command line.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(u32, String)> {
+        leftovers::processes(self.folder.path())
     }
 
     /// Folder of the test.
@@ -165,27 +189,33 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let stopped = [self.run(["stop", "--all"]), self.run(["local", "stop", "--all"])];
         if std::thread::panicking() {
+            // The test has failed already; nothing of it shall disturb the next one.
+            drop(self.command(["stop", "--all", "--kill"]).output());
+            drop(self.command(["local", "stop", "--all"]).output());
             return;
         }
-        for output in stopped {
-            assert!(output.status.success(), "the world does not end: {}", text(&output.stderr));
-        }
-        let mine = |what: &leftovers::Leftovers| what.to_string();
-        let mut last = String::new();
-        let clean = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            wait_until("nothing is left behind", LIMIT, || {
-                let left = leftovers::of(self.folder.path(), self.user, &self.before);
-                last = mine(&left);
-                left.is_empty()
-            });
-        }));
-        assert!(clean.is_ok(), "left behind:\n{last}");
+        self.ok(["stop", "--all"]);
+        self.ok(["local", "stop", "--all"]);
+        self.assert_nothing_left();
     }
 }
 
-/// Bytes of a program's output as text.
-pub(crate) fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+impl World {
+    /// Fails the test when anything of this world does not go away by itself.
+    ///
+    /// # Panics
+    /// Then.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        let start = Instant::now();
+        loop {
+            let left = leftovers::of(self.folder.path(), self.user, &self.before);
+            if left.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < GONE, "left behind after {GONE:?}:\n{left}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }

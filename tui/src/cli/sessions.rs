@@ -159,8 +159,9 @@ fn json(info: &SessionInfo) -> serde_json::Value {
         .map(|port| {
             serde_json::json!({
                 "remote": port.remote, "local": port.local, "mode": mode_name(port.mode()), "waiting": port.waiting,
-                "packets": port.packets, "requests": port.requests, "delivered": port.delivered, "refused": port.refused,
-                "diagnosis": port.diagnosis,
+                "packets": port.packets, "requests": port.requests, "responses": port.responses,
+                "delivered": port.delivered, "refused": port.refused, "gaps": port.gaps, "gap_bytes": port.gap_bytes,
+                "local_listens": port.local_listens, "target_listens": port.target_listens, "diagnosis": port.diagnosis,
             })
         })
         .collect();
