@@ -25,6 +25,7 @@ use super::{
     spec::PodPlan,
     wire::{Failure, Note, Wire, chain},
 };
+use crate::limits::STEP_TIMEOUT;
 
 /// The pod's interface, as in a cluster.
 const INTERFACE: &str = "eth0";
@@ -107,6 +108,9 @@ fn make_network(
         pod.add_address(eth0, IpAddr::V6(ipv6), PREFIX_V6)?;
     }
     pod.set_up(eth0)?;
+    // A fresh veth pair loses what is sent before the kernel has noticed that both ends are up.
+    pod.wait_usable(eth0, STEP_TIMEOUT)?;
+    node.wait_usable(port, STEP_TIMEOUT)?;
     pod.add_route(IpAddr::V4([0, 0, 0, 0].into()), 0, IpAddr::V4(NODE_IP))?;
     if plan.ipv6.is_some() {
         pod.add_route(IpAddr::V6(0.into()), 0, IpAddr::V6(NODE_IPV6))?;

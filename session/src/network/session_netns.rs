@@ -74,6 +74,7 @@ impl SessionNetns {
         // Rules come last: from here on packets are held, and the queue above is there to take them.
         let table = SessionTable::install(inside(libc::NETLINK_NETFILTER, "make the rules' socket")?, QUEUE)
             .map_err(set_up("install the rules"))?;
+        table.answer_pings(&addresses).map_err(set_up("let its own addresses answer pings"))?;
         let mut netns = Self {
             holder,
             queue: readable(queue).map_err(set_up("poll the packet queue"))?,
