@@ -5,9 +5,10 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    time::Duration,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use mirrord_protocol::sockets::{REPLY_BYTES, REQUEST_BYTES, Reply, Request};
@@ -29,9 +30,9 @@ use crate::{
 #[derive(Debug, Error)]
 pub enum HolderError {
     /// The namespace could not be set up.
-    #[error("the session's network namespace could not be set up: {step}")]
+    #[error("the session's network namespace could not be set up: cannot {step}")]
     SetUp {
-        /// Which step.
+        /// What could not be done.
         step: String,
         /// Why.
         source: io::Error,
@@ -96,20 +97,15 @@ pub fn run(control: OwnedFd) -> Result<(), HolderError> {
 }
 
 fn set_up() -> Result<(), (String, io::Error)> {
-    let because = |error: NsError| {
-        let source =
-            error.io().raw_os_error().map_or_else(|| io::Error::other("?"), io::Error::from_raw_os_error);
-        (error.to_string(), source)
-    };
     if rustix::process::geteuid().is_root() {
-        ns::unshare(&[Kind::Net]).map_err(because)?;
+        ns::unshare(&[Kind::Net]).map_err(NsError::into_parts)?;
     } else {
-        ns::enter_user_namespace(UserMap::Identity, &[Kind::Net]).map_err(because)?;
+        ns::enter_user_namespace(UserMap::Identity, &[Kind::Net]).map_err(NsError::into_parts)?;
     }
     let up = Rtnl::open().and_then(|rtnl| rtnl.set_up(LOOPBACK));
-    up.map_err(|error| (error.to_string(), error.io()))?;
+    up.map_err(|error| ("set up its loopback interface".to_owned(), error.io()))?;
     for (name, value) in NEEDED {
-        ns::set_sysctl(name, value).map_err(because)?;
+        ns::set_sysctl(name, value).map_err(NsError::into_parts)?;
     }
     for (name, value) in WANTED {
         // Which of them exist depends on the kernel's configuration; `doctor` shows what follows from it.
@@ -188,7 +184,8 @@ fn make_socket(domain: u16, kind: u32, protocol: u32) -> rustix::io::Result<Owne
 /// The host's end. One request at a time: the methods wait for their reply.
 #[derive(Debug)]
 pub struct Holder {
-    control: std::sync::Mutex<SeqPacket>,
+    /// `None` after a reply did not come in time: it may come yet and would be taken for another request's.
+    control: Mutex<Option<SeqPacket>>,
 }
 
 impl Holder {
@@ -198,11 +195,10 @@ impl Holder {
     /// [`HolderError`].
     pub fn connect(control: SeqPacket) -> Result<Self, HolderError> {
         match receive(&control)? {
-            (Reply::Ready, _) => Ok(Self { control: std::sync::Mutex::new(control) }),
-            (Reply::Failed { errno }, _) => Err(HolderError::SetUp {
-                step: "the holder could not make or configure it".to_owned(),
-                source: from_errno(errno),
-            }),
+            (Reply::Ready, _) => Ok(Self { control: Mutex::new(Some(control)) }),
+            (Reply::Failed { errno }, _) => {
+                Err(HolderError::SetUp { step: "make or configure it".to_owned(), source: from_errno(errno) })
+            }
             _ => Err(unexpected()),
         }
     }
@@ -258,9 +254,9 @@ impl Holder {
             }
         }
         let source = |v4: bool, none: IpAddr| usable().find(|ip| ip.is_ipv4() == v4).unwrap_or(none);
-        let mut sources = vec![source(true, std::net::Ipv4Addr::UNSPECIFIED.into())];
+        let mut sources = vec![source(true, Ipv4Addr::UNSPECIFIED.into())];
         if ipv6 {
-            sources.push(source(false, std::net::Ipv6Addr::UNSPECIFIED.into()));
+            sources.push(source(false, Ipv6Addr::UNSPECIFIED.into()));
         }
         for source in sources {
             match rtnl.add_any_ip(source) {
@@ -272,9 +268,14 @@ impl Holder {
     }
 
     fn ask(&self, request: Request, fds: &[BorrowedFd<'_>]) -> Result<(Reply, Option<OwnedFd>), HolderError> {
-        let control = self.control.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        control.try_send(&request.encode(), fds).map_err(HolderError::Gone)?;
-        receive(&control)
+        let mut control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        let link = control.as_ref().ok_or_else(|| HolderError::Gone(io::ErrorKind::NotConnected.into()))?;
+        let answer =
+            link.try_send(&request.encode(), fds).map_err(HolderError::Gone).and_then(|()| receive(link));
+        if answer.is_err() {
+            *control = None;
+        }
+        answer
     }
 }
 
@@ -293,9 +294,9 @@ fn receive(control: &SeqPacket) -> Result<(Reply, Option<OwnedFd>), HolderError>
 }
 
 fn wait(control: &SeqPacket, timeout: Duration) -> io::Result<bool> {
-    let deadline = std::time::Instant::now() + timeout;
+    let deadline = Instant::now() + timeout;
     loop {
-        let left = deadline.saturating_duration_since(std::time::Instant::now());
+        let left = deadline.saturating_duration_since(Instant::now());
         if netlink::wait_readable(control.as_fd(), left)? {
             return Ok(true);
         }

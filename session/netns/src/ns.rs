@@ -63,6 +63,11 @@ impl NsError {
     pub fn io(&self) -> &io::Error {
         &self.source
     }
+
+    /// What was tried, and what the kernel said.
+    pub(crate) fn into_parts(self) -> (String, io::Error) {
+        (self.operation, self.source)
+    }
 }
 
 /// Namespaces of a process, held open: they live at least as long as this.

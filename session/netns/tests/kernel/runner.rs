@@ -75,13 +75,20 @@ fn child(test: &Test) {
 
 fn all(tests: &[Test]) {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    if arguments.iter().any(|argument| argument == "--list") {
+    let has = |option: &str| arguments.iter().any(|argument| argument == option);
+    // What nextest asks for: no test is ignored, and names are chosen as libtest does it.
+    if has("--ignored") {
+        return;
+    }
+    if has("--list") {
         tests.iter().for_each(|test| println!("{}: test", test.name));
         return;
     }
     let filters: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
-    let wanted =
-        |test: &&Test| filters.is_empty() || filters.iter().any(|filter| test.name.contains(*filter));
+    let matches = |test: &Test, filter: &str| {
+        if has("--exact") { test.name == filter } else { test.name.contains(filter) }
+    };
+    let wanted = |test: &&Test| filters.is_empty() || filters.iter().any(|filter| matches(test, filter));
     // An ordinary user cannot reach a target directory in root's home.
     let copy = tempfile::Builder::new().prefix("netns-tests-").tempfile().expect("a temporary file");
     std::fs::copy(env::current_exe().expect("own path"), copy.path()).expect("a copy of this program");
