@@ -1,12 +1,19 @@
 //! Local pods without the rest of the program, and what is needed to measure them.
 //!
 //! `start NAME HOST:POD,...|- -- CMD...`, `ls`, `stop NAME`, `stop-all`, `exec NAME CMD...`, `node-exec CMD...`; `serve PORT`
-//! answers every 4 bytes with 100 and streams after `bulk`; `load ADDRESS CONNECTIONS` and `load-pod NAME PORT CONNECTIONS`.
+//! answers every 4 bytes with 100 and streams after `bulk`; `load ADDRESS CONNECTIONS`,
+//! `load-pod NAME PORT CONNECTIONS`, `ask ADDRESS` and `resolve NAME` are its clients.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::expect_used,
+    reason = "a tool for tests and measurements"
+)]
 
 use std::{
     ffi::OsString,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, ToSocketAddrs},
     os::unix::process::CommandExt,
     process::ExitCode,
     thread,
@@ -64,6 +71,8 @@ fn run(args: &[OsString]) -> Result<(), LocalError> {
             }
             println!("{:?} for each of 1000", before.elapsed() / 1000);
         }
+        "ask" => ask(word(1)).expect("an answer"),
+        "resolve" => resolve(word(1)),
         "serve" => serve(word(1).parse().expect("a port")),
         "load" => {
             let connections = word(2).parse().expect("a number of connections");
@@ -78,6 +87,23 @@ fn run(args: &[OsString]) -> Result<(), LocalError> {
         other => panic!("what is {other}?"),
     }
     Ok(())
+}
+
+/// Asks a server once; prints where it was reached.
+fn ask(address: &str) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"ping")?;
+    stream.read_exact(&mut [0; 100])?;
+    println!("{}", stream.peer_addr()?);
+    Ok(())
+}
+
+/// Prints the addresses of a name, or why there are none.
+fn resolve(name: &str) {
+    match (name, 0).to_socket_addrs() {
+        Ok(addresses) => addresses.for_each(|address| println!("{}", address.ip())),
+        Err(error) => println!("{error}"),
+    }
 }
 
 const LOAD_TIME: Duration = Duration::from_secs(3);

@@ -79,19 +79,19 @@ fn new_id() -> String {
 }
 
 /// A map as a list of pairs: keys in JSON must be text, and names of variables need not be.
-mod pairs {
+pub(crate) mod pairs {
     use std::{collections::BTreeMap, ffi::OsString};
 
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         map: &BTreeMap<OsString, OsString>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
         to.collect_seq(map)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<BTreeMap<OsString, OsString>, D::Error> {
         Vec::<(OsString, OsString)>::deserialize(from).map(|pairs| pairs.into_iter().collect())

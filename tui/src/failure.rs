@@ -33,8 +33,13 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(hint) = error.chain().find_map(hint).filter(|hint| !hint.is_empty()) {
         eprintln!("  hint: {hint}");
     }
-    let hinted = error.chain().find_map(|cause| cause.downcast_ref::<Hinted>());
-    ExitCode::from(hinted.map_or(OWN_FAILURE, |hinted| hinted.code))
+    ExitCode::from(error.chain().find_map(code).unwrap_or(OWN_FAILURE))
+}
+
+/// The exit code of an error, for those that have one of their own.
+fn code(error: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    let hinted = error.downcast_ref::<Hinted>().map(|error| error.code);
+    hinted.or_else(|| error.downcast_ref::<LocalError>().and_then(LocalError::exit_code))
 }
 
 /// What to do about an error, for those that know it.

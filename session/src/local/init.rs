@@ -114,7 +114,7 @@ async fn serve(plan: &PodPlan) -> Result<PodState, Failure> {
 
 fn start(plan: &PodPlan) -> Result<Pid, Failure> {
     let program = plan.spec.command.first().cloned().unwrap_or_default();
-    let cwd = plan.spec.cwd.as_deref().unwrap_or(Path::new("/"));
+    let cwd = plan.spec.cwd.as_deref().unwrap_or_else(|| Path::new("/"));
     // Looked at apart, so that a missing folder is not taken for a missing program.
     std::fs::read_dir(cwd).map_err(|error| {
         Failure::setup(format!("entering its working directory {}", cwd.display()), &error)

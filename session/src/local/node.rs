@@ -187,7 +187,7 @@ fn raise_descriptor_limit() {
 
 /// Serves until there is neither a pod nor anybody who wants to start one.
 async fn serve(dir: &Path, socket: &UnixListener, resolver: Resolver, ipv6: bool) {
-    let base = dir.parent().unwrap_or(Path::new("/")).to_owned();
+    let base = dir.parent().unwrap_or_else(|| Path::new("/")).to_owned();
     let (tenants_tx, mut tenants_rx) = mpsc::channel(NODE_BACKLOG);
     let (registry, activity) = (Registry::default(), Arc::<Activity>::default());
     let node = Node { base, registry, ipv6, activity, tenants_tx };

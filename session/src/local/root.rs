@@ -57,7 +57,7 @@ const STAGE: &str = "/.pod-file";
 pub(super) fn enter(plan: &PodPlan, empty: &Path) -> Result<(), RootError> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).at("make mounts private below", Path::new("/"))?;
-    let source = plan.spec.root.as_deref().unwrap_or(Path::new("/"));
+    let source = plan.spec.root.as_deref().unwrap_or_else(|| Path::new("/"));
     tmpfs(empty, 0o755)?;
     // Left out when the folders above it are bound, or the half-made root would show up in itself.
     mount_change(empty, MountPropagationFlags::UNBINDABLE).at("keep apart", empty)?;
@@ -113,17 +113,27 @@ fn own_files(plan: &PodPlan) -> Result<(), RootError> {
     if let Some(ipv6) = plan.ipv6 {
         hosts.push_str(&format!("{ipv6}\t{hostname}\n"));
     }
+    let own = [
+        ("/etc/resolv.conf", resolv_conf(), false),
+        ("/etc/hosts", hosts, false),
+        ("/etc/hostname", format!("{hostname}\n"), false),
+    ];
+    let own = own.map(|(path, content, read_only)| (PathBuf::from(path), content.into_bytes(), read_only));
+    let masks = RESOLVER_SOCKETS.iter().map(PathBuf::from).filter(|socket| socket.exists());
+    let given = plan.spec.files.iter().map(|file| (file.path.clone(), file.content.clone(), true));
+    let all: Vec<_> =
+        own.into_iter().chain(masks.map(|socket| (socket, Vec::new(), true))).chain(given).collect();
+    // All places first: a folder that holds a file of ours already cannot be rebuilt any more.
     let mut files = Files::new()?;
-    files.place(Path::new("/etc/resolv.conf"), resolv_conf().as_bytes(), false)?;
-    files.place(Path::new("/etc/hosts"), hosts.as_bytes(), false)?;
-    files.place(Path::new("/etc/hostname"), format!("{hostname}\n").as_bytes(), false)?;
-    for socket in RESOLVER_SOCKETS.iter().map(Path::new).filter(|socket| socket.exists()) {
-        files.place(socket, b"", true)?;
+    for (path, ..) in &all {
+        if !path.exists() {
+            files.make_place(path)?;
+        }
     }
-    plan.spec.files.iter().try_for_each(|file| files.place(&file.path, &file.content, true))
+    all.iter().try_for_each(|(path, content, read_only)| put(path, content, *read_only))
 }
 
-/// Puts files into the root.
+/// Makes places for files in the root.
 #[derive(Debug)]
 struct Files {
     /// Devices of the file systems that are the pod's own: the root's and those that [`Files::rebuild`] mounted.
@@ -135,31 +145,10 @@ impl Files {
         Ok(Self { ours: vec![device(Path::new("/"))?] })
     }
 
-    /// Puts a file at an absolute path, over what is there or in a place that is made for it.
-    fn place(&mut self, path: &Path, content: &[u8], read_only: bool) -> Result<(), RootError> {
-        let target = match path.canonicalize() {
-            Ok(target) => target,
-            Err(_) => self.make_place(path)?,
-        };
-        if target.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory)).at("put a file over", path);
-        }
-        let stage = Path::new(STAGE);
-        let mode = if read_only { 0o444 } else { 0o644 };
-        let staged = OpenOptions::new().write(true).create_new(true).mode(mode).open(stage);
-        staged.and_then(|mut file| file.write_all(content)).at("write", path)?;
-        mount_bind(stage, &target).at("bind a file to", &target)?;
-        if read_only {
-            let flags = MountFlags::BIND | MountFlags::RDONLY | plain();
-            mount_remount(&target, flags, c"").at("make read-only", &target)?;
-        }
-        fs::remove_file(stage).at("remove", stage)
-    }
-
     /// Makes an empty file at a path that does not exist, with the folders above it. A dangling link there is replaced.
-    fn make_place(&mut self, path: &Path) -> Result<PathBuf, RootError> {
+    fn make_place(&mut self, path: &Path) -> Result<(), RootError> {
         let name = path.file_name().unwrap_or_default();
-        let (existing, missing) = split_existing(path.parent().unwrap_or(Path::new("/")))?;
+        let (existing, missing) = split_existing(path.parent().unwrap_or_else(|| Path::new("/")))?;
         if !existing.is_dir() {
             return Err(io::Error::from(io::ErrorKind::NotADirectory)).at("make a file in", &existing);
         }
@@ -175,7 +164,7 @@ impl Files {
         DirBuilder::new().recursive(true).mode(0o755).create(&parent).at("create", &parent)?;
         let target = parent.join(name);
         OpenOptions::new().write(true).create_new(true).mode(0o644).open(&target).at("create", &target)?;
-        Ok(target)
+        Ok(())
     }
 
     /// Covers a folder with a tmpfs that shows the same entries but for `without`, so that entries can be added.
@@ -191,6 +180,24 @@ impl Files {
     }
 }
 
+/// Puts a file over the one at a path.
+fn put(path: &Path, content: &[u8], read_only: bool) -> Result<(), RootError> {
+    let target = path.canonicalize().at("look up", path)?;
+    if target.is_dir() {
+        return Err(io::Error::from(io::ErrorKind::IsADirectory)).at("put a file over", path);
+    }
+    let stage = Path::new(STAGE);
+    let mode = if read_only { 0o444 } else { 0o644 };
+    let staged = OpenOptions::new().write(true).create_new(true).mode(mode).open(stage);
+    staged.and_then(|mut file| file.write_all(content)).at("write", path)?;
+    mount_bind(stage, &target).at("bind a file to", &target)?;
+    if read_only {
+        let flags = MountFlags::BIND | MountFlags::RDONLY | plain();
+        mount_remount(&target, flags, c"").at("make read-only", &target)?;
+    }
+    fs::remove_file(stage).at("remove", stage)
+}
+
 fn device(path: &Path) -> Result<u64, RootError> {
     Ok(fs::metadata(path).at("look at", path)?.dev())
 }
@@ -200,7 +207,7 @@ fn split_existing(path: &Path) -> Result<(PathBuf, PathBuf), RootError> {
     for existing in path.ancestors() {
         match existing.canonicalize() {
             Ok(found) => {
-                let missing = path.strip_prefix(existing).unwrap_or(Path::new(""));
+                let missing = path.strip_prefix(existing).unwrap_or_else(|_| Path::new(""));
                 return Ok((found, missing.to_owned()));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

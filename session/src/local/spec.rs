@@ -43,6 +43,7 @@ pub struct StartSpec {
     /// The command and its arguments; looked up in the pod.
     pub command: Vec<OsString>,
     /// Added to the pod's minimal environment.
+    #[serde(with = "crate::spec::pairs")]
     pub env: BTreeMap<OsString, OsString>,
     /// Published ports.
     pub publish: Vec<Publish>,

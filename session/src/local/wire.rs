@@ -7,6 +7,7 @@ use std::{
     io,
     net::Ipv4Addr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Mutex, PoisonError},
 };
 
 use mirrord_netns::seqpacket::SeqPacket;
@@ -143,21 +144,25 @@ pub enum WireError {
 
 /// A socket that carries messages; blocking unless it is used as an [`AsyncWire`].
 #[derive(Debug)]
-pub(super) struct Wire(SeqPacket);
+pub(super) struct Wire {
+    socket: SeqPacket,
+    /// Room for the largest message, made once: a fresh one for each cost more than the rest of the exchange.
+    buffer: Mutex<Vec<u8>>,
+}
 
 impl Wire {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self(SeqPacket::from(socket))
+        Self { socket: SeqPacket::from(socket), buffer: Mutex::default() }
     }
 
     /// Both ends of a new link.
     pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
-        SeqPacket::pair().map(|(ours, theirs)| (Self(ours), theirs.into()))
+        SeqPacket::pair().map(|(ours, theirs)| (Self::new(ours.into()), theirs.into()))
     }
 
     pub(super) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), WireError> {
         let bytes = serde_json::to_vec(message).map_err(WireError::Malformed)?;
-        Ok(self.0.send(&bytes, fds)?)
+        Ok(self.socket.send(&bytes, fds)?)
     }
 
     /// Waits for a message, at most so long.
@@ -165,7 +170,7 @@ impl Wire {
         &self,
         timeout: std::time::Duration,
     ) -> Result<(T, Vec<OwnedFd>), WireError> {
-        let mut poll_fd = [PollFd::new(&self.0, PollFlags::IN)];
+        let mut poll_fd = [PollFd::new(&self.socket, PollFlags::IN)];
         let timeout = Timespec::try_from(timeout).map_err(|_| WireError::Timeout)?;
         match rustix::io::retry_on_intr(|| poll(&mut poll_fd, Some(&timeout))) {
             Ok(0) => Err(WireError::Timeout),
@@ -175,13 +180,14 @@ impl Wire {
     }
 
     fn read<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), WireError> {
-        let mut buffer = vec![0; POD_MESSAGE];
-        let received = self.0.try_recv(&mut buffer)?;
-        buffer.truncate(received.len);
-        if buffer.is_empty() {
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        buffer.resize(POD_MESSAGE, 0);
+        let received = self.socket.try_recv(&mut buffer)?;
+        let bytes = buffer.get(..received.len).unwrap_or_default();
+        if bytes.is_empty() {
             return Err(WireError::Closed);
         }
-        let message = serde_json::from_slice(&buffer).map_err(WireError::Malformed)?;
+        let message = serde_json::from_slice(bytes).map_err(WireError::Malformed)?;
         Ok((message, received.fds))
     }
 }
@@ -196,7 +202,7 @@ pub(super) struct AsyncWire {
 
 impl AsyncWire {
     pub(super) fn new(wire: Wire) -> io::Result<Self> {
-        let second = wire.0.as_fd().try_clone_to_owned()?;
+        let second = wire.socket.as_fd().try_clone_to_owned()?;
         let second = std::os::unix::net::UnixStream::from(second);
         second.set_nonblocking(true)?;
         Ok(Self { wire, ready: UnixStream::from_std(second)? })
@@ -204,7 +210,7 @@ impl AsyncWire {
 
     pub(super) fn send(&self, message: &impl Serialize, fds: &[BorrowedFd<'_>]) -> Result<(), WireError> {
         let bytes = serde_json::to_vec(message).map_err(WireError::Malformed)?;
-        Ok(self.wire.0.try_send(&bytes, fds)?)
+        Ok(self.wire.socket.try_send(&bytes, fds)?)
     }
 
     /// Waits for a message.

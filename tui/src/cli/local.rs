@@ -1,11 +1,13 @@
 //! `local`: pods made of namespaces on this machine.
 
 use std::{
+    env,
     ffi::OsString,
     fs, io,
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Command, ExitCode},
+    time::SystemTime,
 };
 
 use anyhow::{Context, Result};
@@ -76,7 +78,7 @@ pub(crate) struct StartArgs {
     /// A file that only the pod has, with this content or (@) that of a file here.
     #[arg(long = "file", value_name = "PATH=CONTENT|@FILE", value_parser = pod_file)]
     files: Vec<PodFile>,
-    /// Working directory in the pod.
+    /// Working directory in the pod; this one when not given, with --root the pod's `/`.
     #[arg(long, value_name = "DIR")]
     cwd: Option<PathBuf>,
     /// The command and its arguments, as the pod sees them.
@@ -120,9 +122,15 @@ fn start(args: StartArgs) -> Result<ExitCode> {
     spec.root = args.root;
     spec.hostname = args.hostname;
     spec.files = args.files;
-    spec.cwd = args.cwd;
+    spec.cwd = match (args.cwd, &spec.root) {
+        (None, None) => Some(env::current_dir().context("find the working directory")?),
+        (cwd, _) => cwd,
+    };
     let pod = local::start(&spec)?;
     print(&format!("local/{} runs, pid {}, {}\n", pod.name, pod.pid, pod.ip))?;
+    for port in &pod.ports_published {
+        print(&format!("127.0.0.1:{} leads to its port {}\n", port.host, port.pod))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -155,9 +163,10 @@ fn list(form: Form) -> Result<ExitCode> {
 }
 
 fn json(pod: &LocalPod) -> serde_json::Value {
+    let started = pod.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     serde_json::json!({
         "name": pod.name, "state": pod.state.to_string(), "pid": pod.pid, "init_pid": pod.init_pid, "ip": pod.ip, "ipv6": pod.ipv6,
-        "published": published(pod), "command": words(&pod.command),
+        "published": published(pod), "command": words(&pod.command), "started_ms": started.as_millis(),
     })
 }
 

@@ -14,10 +14,15 @@ use std::{
 };
 
 use mirrord_netns::rtnl::Rtnl;
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::retry_on_intr,
+    process::{Signal, pidfd_send_signal},
+};
 use tokio::{
     process::{Child, Command},
     sync::watch,
+    task::spawn_blocking,
     time::{Instant, sleep_until, timeout},
 };
 
@@ -174,16 +179,24 @@ impl Processes {
 
     /// Ends all processes of the pod and waits until they are gone.
     async fn kill(&mut self) {
-        if let Some(init) = &self.init {
-            // Process 1 takes the others along, and the process above ends when it is gone.
-            pidfd_send_signal(init, Signal::KILL).ok();
+        if let Some(init) = self.init.take() {
+            // Process 1 takes the others along, and counts as ended when they are gone.
+            pidfd_send_signal(&init, Signal::KILL).ok();
+            spawn_blocking(move || wait_for_end(&init)).await.ok();
         } else {
             self.above.start_kill().ok();
         }
-        // SIGKILL cannot be refused; the process above may be stopped by a debugger, though, and that must not hold us.
+        // The process above ends when process 1 does; but it may be stopped, and that must not hold us.
         if timeout(STEP_TIMEOUT, self.above.wait()).await.is_err() {
             self.above.start_kill().ok();
         }
+    }
+}
+
+/// Blocks until a process has ended. SIGKILL cannot be refused, but a process in a hanging system call takes its time.
+fn wait_for_end(pidfd: &OwnedFd) {
+    if let Ok(limit) = Timespec::try_from(STEP_TIMEOUT) {
+        retry_on_intr(|| poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit))).ok();
     }
 }
 
