@@ -25,7 +25,8 @@ pub(super) async fn connect(
     for ip in candidates {
         let to = SocketAddr::new(ip, port);
         let from = source(client, ip);
-        if netns.has_listener(Transport::Tcp, to, from) {
+        // Without a port: an open connection of the same client would be found before the listener.
+        if netns.has_listener(Transport::Tcp, to, SocketAddr::new(from.ip(), 0)) {
             return connect_from(netns, from, to).await;
         }
     }

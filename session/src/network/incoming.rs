@@ -104,7 +104,10 @@ impl Incoming {
                 // The client sees what it would see of a process that does not listen.
                 drop(tokio::time::timeout(RELAY_END, tx.send(Chunk::Reset)).await);
                 self.count(port, false).await;
-                self.complain(port, local, &error);
+                // A process that takes the connection and resets it at once is its own master.
+                if error.kind() == io::ErrorKind::ConnectionRefused {
+                    self.complain(port, local);
+                }
                 log.failed(&error.raw_os_error().map_or_else(|| error.to_string(), errno_name));
                 let mut rx = rx;
                 drop(
@@ -141,10 +144,10 @@ impl Incoming {
         ConnectionLog::open(&self.shared.events, connection, client.to_string(), decision, detail)
     }
 
-    fn complain(&self, port: u16, local: u16, error: &io::Error) {
+    fn complain(&self, port: u16, local: u16) {
         if self.lock().insert(port) {
             self.shared.events.warn(
-                format!("a stolen connection of port {port} was reset: the local process does not take it on {local} ({error})"),
+                format!("a stolen connection of port {port} was reset: nothing listens on {local} here"),
                 format!("let it listen on {local}, or map the port with `-p {port}:LOCAL`"),
             );
         }

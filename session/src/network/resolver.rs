@@ -66,7 +66,7 @@ pub(super) fn answer_datagram(
     query: Bytes,
 ) {
     let (shared_task, relay) = (shared.clone(), relay.clone());
-    shared.tasks.open(async move {
+    shared.tasks.intake(async move {
         if let Some(reply) = answer(&shared_task, server, &query, false).await {
             // The agent asks with the program's own message, so the reply fits; a host's reply may have come over TCP.
             let fits = reply.len() <= dns_message::udp_payload(&query);

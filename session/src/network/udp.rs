@@ -147,7 +147,8 @@ impl UdpRelays {
             relay.sources.insert(src, Source::Open(peer));
         }
         let (shared, relay) = (self.shared.clone(), opening.relay);
-        self.shared.tasks.open(async move {
+        // Datagrams are not drained at the end: nobody is promised that they arrive.
+        self.shared.tasks.intake(async move {
             association.run(&shared, src, dst, &relay).await;
             drop(entry);
         });
@@ -161,7 +162,7 @@ impl UdpRelays {
         let port = socket.local_addr()?.port();
         let end = CancellationToken::new();
         let (this, reading, reader_end) = (self.clone(), socket.clone(), end.clone());
-        self.shared.tasks.open(async move {
+        self.shared.tasks.intake(async move {
             tokio::select! {
                 biased;
                 () = reader_end.cancelled() => {}

@@ -56,7 +56,7 @@ pub enum Destination {
     Forward(SocketAddr),
     /// Connects, sends this and closes.
     Say(Vec<u8>),
-    /// Connects and resets at once.
+    /// Connects and resets on the first bytes.
     Reset,
     /// Connects and never reads.
     Deaf,

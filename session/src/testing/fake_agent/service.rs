@@ -321,7 +321,10 @@ async fn connected(
             drop(down_tx.send(Ok(down(Down::Shutdown(wire::Shutdown {})))).await);
             while let Ok(Some(_)) = up.message().await {}
         }
-        Destination::Reset => drop(down_tx.send(Ok(down(Down::Reset(wire::Reset {})))).await),
+        Destination::Reset => {
+            drop(up.message().await);
+            drop(down_tx.send(Ok(down(Down::Reset(wire::Reset {})))).await);
+        }
         Destination::Deaf => down_tx.closed().await,
         _ => {
             while let Ok(Some(message)) = up.message().await {
