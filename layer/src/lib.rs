@@ -27,3 +27,5 @@ mod request;
 mod sockets;
 pub mod supervisor;
 mod sys;
+
+pub use crate::sys::process::inherited;

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 
 pub use self::reader::{Batch, Reader, Taken};
 use self::store::Store;
+pub(crate) use self::store::strip_bodies;
 
 /// Handle on the store of one session.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 
 pub mod agent_link;
 pub mod agent_process;
+mod api;
 mod async_fd;
 pub mod config;
 pub mod doctor;
@@ -11,6 +12,7 @@ pub mod env;
 pub mod events;
 pub mod files;
 pub mod histogram;
+pub mod host;
 pub mod http;
 pub mod jsonl;
 pub mod layer_link;

@@ -204,3 +204,47 @@ pub const DIRECTORY_CHUNK: u32 = 4096;
 pub const SERVED_OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Requests of the kernel that are worked on at a time by the file server; further ones wait in the kernel.
 pub const SERVED_REQUESTS: usize = 64;
+/// Processes of the tree that viewers are shown; those that run are never left out.
+pub const PROCESSES_LISTED: usize = 256;
+/// How often counts and ports are published while they change.
+pub const STATUS_TICK: Duration = Duration::from_millis(500);
+/// How long the layer may take to say that the tree is empty after the command has ended; it does so at once when nothing is left.
+pub const TREE_SETTLE: Duration = Duration::from_millis(100);
+/// How often a killed agent is started again: once; the second time something is after it.
+pub const AGENT_RESTARTS: u32 = 1;
+/// How long giving the ports back may take: one round trip per port, all at once.
+pub const RELEASE_PORTS: Duration = Duration::from_secs(2);
+/// How long the tree may take to be gone after SIGKILL; longer only when a process hangs in the kernel.
+pub const KILL_GRACE: Duration = Duration::from_secs(2);
+/// How long supervisor and holder may take to end once their links are closed.
+pub const HELPERS_STOP: Duration = Duration::from_secs(2);
+/// What a step of the shutdown may take longer than the deadline that it has itself.
+pub const SHUTDOWN_SLACK: Duration = Duration::from_secs(1);
+/// How long a replayed request may take.
+pub const REPLAY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests of viewers that wait for the driver; it answers each within microseconds.
+pub const COMMANDS: usize = 32;
+/// How long the host stays for its last viewers after the session has ended, so that they can ask for the last numbers.
+pub const VIEWER_LINGER: Duration = Duration::from_secs(2);
+/// Calls and streams that one viewer may have open: a UI has about five.
+pub const VIEWER_STREAMS: u32 = 100;
+/// How long the server may take to close the connections of viewers that stay on.
+pub const VIEWER_STOP: Duration = Duration::from_millis(500);
+/// Pause after a failed accept(2), so that a host without descriptors does not spin.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Output of a command's terminal kept for viewers that come later.
+pub const TERMINAL_BYTES: usize = 4 << 20;
+/// Reports of the layer that wait for the driver; it takes each within microseconds, and the layer waits when it does not.
+pub const LAYER_EVENTS: usize = 256;
+/// Ends of agent and holder that wait for the driver; there are at most three in a session.
+pub const ENDED_QUEUE: usize = 4;
+/// How long the agent may take to say that it goes; it is ended in any case.
+pub const AGENT_GOODBYE: Duration = Duration::from_millis(500);
+/// Connections of the command to unix sockets of the target at a time.
+pub const UNIX_RELAYS: usize = 256;
+/// Stops that wait for the driver; more than one means "now".
+pub const STOPS: usize = 4;
+/// How long tasks that block may keep the host from ending; they hold nothing that matters by then.
+pub const RUNTIME_STOP: Duration = Duration::from_millis(200);
+/// Most threads of the host's runtime: its work is mostly waiting.
+pub const HOST_THREADS: usize = 8;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::local;
+use crate::{host, local};
 
 /// What this process is when it is not the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,8 @@ impl Role {
     #[must_use]
     pub fn run(self) -> u8 {
         match self {
-            Self::Host(_) | Self::Netns => 70,
+            Self::Host(dir) => host::run(Path::new(&dir)),
+            Self::Netns => host::run_holder(),
             Self::Node(dir) => local::run_node(Path::new(&dir)),
             Self::Pod(dir) => local::run_pod(Path::new(&dir)),
             Self::Init(dir) => local::run_init(Path::new(&dir)),

@@ -152,7 +152,7 @@ fn duplicate(process: BorrowedFd<'_>, number: u32) -> io::Result<OwnedFd> {
 
 /// A descriptor that this process was started with, by its number; `None` when it is not open. Descriptors 0 to 2 belong to the
 /// standard library. Each number can be taken once.
-pub(crate) fn inherited(number: u32) -> Option<OwnedFd> {
+pub fn inherited(number: u32) -> Option<OwnedFd> {
     static TAKEN: AtomicU64 = AtomicU64::new(0b111);
     let bit = 1_u64.checked_shl(number)?;
     if TAKEN.fetch_or(bit, Ordering::Relaxed) & bit != 0 {

@@ -1,0 +1,92 @@
+//! The agent's process as the host holds it: watched for its end, started again, stopped.
+
+use std::{
+    path::PathBuf,
+    process::Child,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    bring_up::start_agent,
+    world::{Ended, Failure, Owned},
+};
+use crate::{agent_process::AgentProcess, async_fd};
+
+/// Handle on the agent's process; clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Agent {
+    process: Arc<Mutex<Option<AgentProcess>>>,
+    target: u32,
+    dir: PathBuf,
+    /// Its end is wanted.
+    stopping: CancellationToken,
+}
+
+impl Agent {
+    pub(super) fn new(process: AgentProcess, target: u32, dir: PathBuf) -> Self {
+        let process = Arc::new(Mutex::new(Some(process)));
+        Self { process, target, dir, stopping: CancellationToken::new() }
+    }
+
+    /// Tells when the agent ends without being asked to. Runs until then, or until it is stopped.
+    pub(super) async fn watch(self, ended_tx: mpsc::Sender<Ended>) {
+        let pid =
+            self.with(|process| i32::try_from(process.child.id()).ok().and_then(Pid::from_raw)).flatten();
+        let watched = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let Some(pidfd) = watched.and_then(|pidfd| async_fd::watch(pidfd).ok()) else {
+            tracing::warn!("the agent's process cannot be watched; its end is seen by the link");
+            return;
+        };
+        tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => return,
+            _ = pidfd.readable() => {}
+        }
+        let how = self.with(|process| exit_status(&mut process.child)).unwrap_or_default();
+        tracing::warn!(how, "the agent has ended");
+        // Closed: the session is ending as well.
+        drop(ended_tx.send(Ended::Agent(how)).await);
+    }
+
+    /// Starts another one in its place, where the link finds it, if the target still lives.
+    pub(super) fn restart(&self) -> Owned<Result<(), Failure>> {
+        let this = self.clone();
+        Box::pin(async move {
+            if !std::path::Path::new("/proc").join(this.target.to_string()).exists() {
+                return Err(Failure::new("the target has ended", "start it again, then the session"));
+            }
+            let process = start_agent(this.target, this.dir.clone()).await?;
+            let old = this.process.lock().unwrap_or_else(PoisonError::into_inner).replace(process);
+            drop(old);
+            Ok(())
+        })
+    }
+
+    /// Ends it and waits for that.
+    pub(super) async fn stop(self) {
+        self.stopping.cancel();
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(process) = process else { return };
+        match spawn_blocking(move || process.stop()).await {
+            Ok(Ok(status)) => tracing::info!(%status, "the agent has ended"),
+            Ok(Err(error)) => tracing::error!(%error, "the agent cannot be waited for"),
+            Err(error) => tracing::error!(%error, "stopping the agent broke down"),
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut AgentProcess) -> T) -> Option<T> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(work)
+    }
+}
+
+/// How a child ended whose pidfd is readable, so that there is nothing to wait for.
+fn exit_status(child: &mut Child) -> String {
+    match child.try_wait() {
+        Ok(Some(status)) => status.to_string(),
+        Ok(None) | Err(_) => "it is not known how".to_owned(),
+    }
+}

@@ -1,0 +1,360 @@
+//! Bring-up of a real session, as steps that consume each other, so that a half-built session can be neither used nor forgotten:
+//!
+//! ```text
+//! find the target ─▶ WithAgent  agent process ─ link ─ hello, environment ─┐
+//!      (at once)     Helpers    holder of the session netns ─ supervisor ──┴─▶ network ─▶ layer link ─▶ Live
+//! ```
+//! Every step has a deadline and a name that viewers see; when one fails or the session is stopped, what exists is undone in
+//! reverse order.
+
+use std::{
+    future::Future,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use command_fds::{CommandFdExt, FdMapping};
+use mirrord_netns::{holder::Holder, seqpacket::SeqPacket};
+use mirrord_protocol::agent::v1::EnvEntry;
+use tokio::{
+    process::Child,
+    sync::{mpsc, watch},
+    task::{JoinError, spawn_blocking},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    agent::Agent,
+    live::{Launching, Live},
+    resolve,
+    world::{Failure, Inputs, Up, World},
+};
+use crate::{
+    agent_link::AgentLink,
+    agent_process::{self, AgentProcess},
+    events::Events,
+    files::{FileOptions, Files},
+    http::HttpTaps,
+    layer_link::{self, LayerLink},
+    limits::{ENDED_QUEUE, HELPERS_STOP, LAYER_EVENTS, STEP_TIMEOUT},
+    network::{Network, NetworkSpec},
+    role,
+    spec::SessionSpec,
+};
+
+/// Descriptor on which the holder is controlled.
+pub(crate) const HOLDER_CONTROL: i32 = 3;
+
+/// A session on this machine.
+#[derive(Debug)]
+pub(crate) struct LocalWorld {
+    pub(crate) spec: Arc<SessionSpec>,
+    pub(crate) dir: PathBuf,
+    pub(crate) events: Events,
+    pub(crate) taps: HttpTaps,
+    /// What the command gets as its standard descriptors.
+    pub(crate) stdio: [OwnedFd; 3],
+    /// Signals that the caller ignores, bit N-1 for signal N.
+    pub(crate) ignored_signals: u64,
+}
+
+/// The target is found, an agent runs beside it and answers.
+#[derive(Debug)]
+struct WithAgent {
+    agent: Agent,
+    link: AgentLink,
+    environment: Vec<EnvEntry>,
+}
+
+/// The processes that hold the session netns and supervise the command run.
+#[derive(Debug)]
+struct Helpers {
+    holder: Holder,
+    children: Children,
+    supervisor_link: OwnedFd,
+}
+
+/// Child processes of the host.
+#[derive(Debug)]
+pub(super) struct Children {
+    pub(super) holder: Child,
+    pub(super) supervisor: Child,
+}
+
+impl World for LocalWorld {
+    type Parts = Live;
+
+    async fn bring_up(
+        self,
+        progress: watch::Sender<String>,
+        cancel: CancellationToken,
+    ) -> Result<Up<Live>, Failure> {
+        let steps = Steps { progress, cancel };
+        let (with_agent, helpers) = tokio::join!(steps.with_agent(&self), steps.helpers());
+        let (with_agent, helpers) = match (with_agent, helpers) {
+            (Ok(with_agent), Ok(helpers)) => (with_agent, helpers),
+            (Ok(with_agent), Err(failure)) => {
+                with_agent.undo().await;
+                return Err(failure);
+            }
+            (Err(failure), Ok(helpers)) => {
+                helpers.undo().await;
+                return Err(failure);
+            }
+            (Err(failure), Err(other)) => return Err(if failure.cancelled { other } else { failure }),
+        };
+        let WithAgent { agent, link, environment } = with_agent;
+        let Helpers { holder, mut children, supervisor_link } = helpers;
+        match steps.connect(&self, &link, holder, supervisor_link).await {
+            Ok(Connected { network, layer, messages_rx, layer_task }) => {
+                let (layer_tx, layer_rx) = mpsc::channel(LAYER_EVENTS);
+                let (ended_tx, ended_rx) = mpsc::channel(ENDED_QUEUE);
+                let inputs = Inputs {
+                    layer_rx,
+                    agent_rx: link.status(),
+                    ports_rx: network.handle().ports(),
+                    listeners_rx: network.handle().listeners(),
+                    ended_rx,
+                };
+                let launching = Launching {
+                    spec: Arc::clone(&self.spec),
+                    environment,
+                    stdio: Some(self.stdio),
+                    ignored_signals: self.ignored_signals,
+                };
+                let live = Live::start(
+                    (self.dir, self.events),
+                    (agent, link),
+                    (network, children),
+                    (layer, messages_rx, layer_task),
+                    launching,
+                    (layer_tx, ended_tx),
+                );
+                let reason =
+                    "seccomp user notification works on this machine: every binary is covered".to_owned();
+                Ok(Up { parts: live, inputs, attachment: ("syscall".to_owned(), reason) })
+            }
+            Err(failure) => {
+                children.end().await;
+                WithAgent { agent, link, environment }.undo().await;
+                Err(failure)
+            }
+        }
+    }
+}
+
+/// What the last steps make.
+struct Connected {
+    network: Network,
+    layer: LayerLink,
+    messages_rx: mpsc::Receiver<mirrord_protocol::layer::v1::FromLayer>,
+    layer_task: layer_link::LayerTask,
+}
+
+/// Names, deadlines and the way out, for all steps.
+struct Steps {
+    progress: watch::Sender<String>,
+    cancel: CancellationToken,
+}
+
+impl Steps {
+    /// One step: shown, bounded, and given up when the session is stopped.
+    async fn step<T>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        self.progress.send_replace(name.to_owned());
+        let started = tokio::time::Instant::now();
+        let result = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(Failure::cancelled()),
+            result = timeout(STEP_TIMEOUT, work) => result,
+        };
+        tracing::debug!(step = name, us = started.elapsed().as_micros(), "bring-up step");
+        result.unwrap_or_else(|_| {
+            Err(Failure::new(
+                format!("{name} took longer than {} s", STEP_TIMEOUT.as_secs()),
+                "is the machine very busy? See host.log and agent.log in the session's folder",
+            ))
+        })
+    }
+
+    async fn with_agent(&self, world: &LocalWorld) -> Result<WithAgent, Failure> {
+        let spec = Arc::clone(&world.spec);
+        let found = self.step("finding the target", async move {
+            spawn_blocking(move || resolve::find(&spec.target))
+                .await
+                .unwrap_or_else(|error| Err(broken(&error)))
+        });
+        let pid = found.await?.pid;
+        let process = self.step("starting the agent", start_agent(pid, world.dir.clone())).await?;
+        let (endpoint, token) = (process.endpoint.clone(), process.token.clone());
+        let agent = Agent::new(process, pid, world.dir.clone());
+        let connected = self.step("connecting to the agent", async {
+            let hint = "see agent.log in the session's folder";
+            let link =
+                AgentLink::connect(endpoint, &token).await.map_err(|error| Failure::caused(&error, hint))?;
+            let environment = if world.spec.config.env.enabled {
+                link.env().await.map_err(|error| Failure::caused(&error, hint))?
+            } else {
+                Vec::new()
+            };
+            Ok((link, environment))
+        });
+        match connected.await {
+            Ok((link, environment)) => Ok(WithAgent { agent, link, environment }),
+            Err(failure) => {
+                agent.stop().await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn helpers(&self) -> Result<Helpers, Failure> {
+        let (mut holder_child, control) = spawn_holder()
+            .map_err(|error| Failure::caused(&error, "check the limit of processes (ulimit -u)"))?;
+        let made = self.step("making the session's network", async move {
+            spawn_blocking(move || serve_supervisor(control))
+                .await
+                .unwrap_or_else(|error| Err(broken(&error)))
+        });
+        let started = made.await.and_then(|(holder, endpoint)| {
+            let program = role::program().map_err(|error| Failure::caused(&error, ""))?;
+            let supervisor = layer_link::start_supervisor(&program, Some(endpoint));
+            let (supervisor, link) = supervisor.map_err(|error| Failure::caused(&error, ""))?;
+            Ok((holder, supervisor, link))
+        });
+        match started {
+            Ok((holder, supervisor, supervisor_link)) => Ok(Helpers {
+                holder,
+                children: Children { holder: holder_child, supervisor },
+                supervisor_link,
+            }),
+            Err(failure) => {
+                end_child(&mut holder_child, "the holder of the session's network").await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn connect(
+        &self,
+        world: &LocalWorld,
+        link: &AgentLink,
+        holder: Holder,
+        supervisor_link: OwnedFd,
+    ) -> Result<Connected, Failure> {
+        let config = &world.spec.config;
+        let network = NetworkSpec {
+            incoming: config.incoming.clone(),
+            outgoing: config.outgoing.clone(),
+            dns: config.dns.clone(),
+            agent: link.clone(),
+            events: world.events.clone(),
+            holder,
+            tap: world.taps.factory(),
+        };
+        let network = self.step("setting up the session's network", async {
+            Network::start(network).await.map_err(|error| {
+                Failure::caused(&error, "`mirrord-tui doctor` tells what this machine allows")
+            })
+        });
+        let network = network.await?;
+        let options = FileOptions { dns_remote: config.dns.remote, helper: role::program().ok() };
+        let files = Files::new(Arc::new(link.clone()), world.events.clone(), options);
+        let linked = async { LayerLink::new(supervisor_link, files) };
+        let linked = self.step("linking to the layer", async {
+            linked.await.map_err(|error| Failure::caused(&error, ""))
+        });
+        match linked.await {
+            Ok((layer, messages_rx, layer_task)) => Ok(Connected { network, layer, messages_rx, layer_task }),
+            Err(failure) => {
+                network.shutdown().await;
+                Err(failure)
+            }
+        }
+    }
+}
+
+impl WithAgent {
+    async fn undo(self) {
+        self.link.close().await;
+        self.agent.stop().await;
+    }
+}
+
+impl Helpers {
+    async fn undo(self) {
+        let Self { holder, mut children, supervisor_link } = self;
+        drop((holder, supervisor_link));
+        children.end().await;
+    }
+}
+
+impl Children {
+    /// Waits for both to end, which they do when their links are closed; kills what does not.
+    pub(super) async fn end(&mut self) {
+        tokio::join!(
+            end_child(&mut self.supervisor, "the supervisor"),
+            end_child(&mut self.holder, "the holder of the session's network")
+        );
+    }
+}
+
+async fn end_child(child: &mut Child, name: &str) {
+    // Shorter than the step it is part of, so that the kill comes within it.
+    const GRACE: Duration = Duration::from_millis(1_500);
+    const { assert!(GRACE.as_millis() < HELPERS_STOP.as_millis()) };
+    if timeout(GRACE, child.wait()).await.is_err() {
+        tracing::warn!(name, "did not end when its link was closed and is killed");
+        if let Err(error) = child.kill().await {
+            tracing::error!(name, %error, "cannot be killed");
+        }
+    }
+}
+
+/// Starts an agent; blocks for some milliseconds on a thread of its own.
+pub(super) async fn start_agent(pid: u32, dir: PathBuf) -> Result<AgentProcess, Failure> {
+    // Dropped by the runtime when nobody waits any more; an agent that is dropped ends.
+    let started = spawn_blocking(move || agent_process::start_local(pid, &dir)).await;
+    started.map_err(|error| broken(&error))?.map_err(|error| {
+        Failure::caused(
+            &error,
+            "the target must be a process of yours, or this program must run as root; `mirrord-tui doctor` tells more",
+        )
+    })
+}
+
+fn spawn_holder() -> io::Result<(Child, SeqPacket)> {
+    let (ours, theirs) = SeqPacket::pair()?;
+    let mut command = Command::new(role::program()?);
+    command.arg("__netns").current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mapping = FdMapping { parent_fd: theirs.into(), child_fd: HOLDER_CONTROL };
+    command.fd_mappings(vec![mapping]).map_err(io::Error::other)?;
+    Ok((tokio::process::Command::from(command).spawn()?, ours))
+}
+
+/// Waits for the namespace and makes an endpoint for the supervisor; blocks.
+fn serve_supervisor(control: SeqPacket) -> Result<(Holder, OwnedFd), Failure> {
+    let failed = |error| Failure::caused(&error, "`mirrord-tui doctor` tells what this machine allows");
+    let holder = Holder::connect(control).map_err(failed)?;
+    let (theirs, ours) = SeqPacket::pair().map_err(|error| Failure::caused(&error, ""))?;
+    holder.serve(theirs).map_err(|error| Failure::caused(&error, ""))?;
+    Ok((holder, ours.into()))
+}
+
+fn broken(error: &JoinError) -> Failure {
+    Failure::caused(error, "this is an error of the program; see host.log in the session's folder")
+}
+
+/// Whether a folder can hold a socket: the kernel's limit is short.
+pub(crate) fn fits_socket(dir: &Path) -> bool {
+    // struct sockaddr_un has 108 bytes, one of them the final 0; the longest name is `unix/NNNN.sock`.
+    dir.as_os_str().len() + 16 < 108
+}

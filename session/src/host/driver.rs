@@ -1,0 +1,597 @@
+//! The one task that owns a session: it takes every input, decides, and returns how the session ended.
+//!
+//! ```text
+//!                stop, signal, owner gone ─────────────────────────────┐
+//! Connecting{step} ── up ──▶ Launching ── started ──▶ Running ── the tree has ended ──▶ Draining ──▶ Ended(exit)
+//!        │                       │                       │                                 │
+//!        └── a step failed       └── not started         └── agent, holder or supervisor   └────────▶ Failed(error, hint)
+//!                                                            lost; the command gets SIGTERM
+//! ```
+//! Connecting holds what [`World::bring_up`] has made so far and undoes it. Launching and Running hold all parts. Draining gives them
+//! back in the order of [`super::shutdown`]. When the command has ended and other processes of its tree live on, the state stays
+//! Running with the exit set; an owner that leaves then does not end the session.
+//!
+//! Inputs, by priority: stop; layer; agent; processes of ours that ended; ports and listeners; finished jobs; requests; timers. A
+//! busy input cannot starve a stop, and each handler is short: whatever waits for somebody is a job.
+
+use std::{collections::BTreeMap, future::Future, path::PathBuf, time::Duration};
+
+use mirrord_protocol::session::v1 as wire;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    processes::Processes,
+    replay,
+    requests::{Admission, Command, Denied, Phase, Reason, Reply},
+    shutdown,
+    silence::Silence,
+    status::{Status, agent_link},
+    world::{Ended, Failure, Inputs, LayerEvent, Parts, Up, World},
+};
+use crate::{
+    agent_link::{LinkState, LinkStatus},
+    config::Mode,
+    events::Events,
+    http::HttpTaps,
+    jsonl::Header,
+    limits::{AGENT_RESTARTS, STATUS_TICK, STEP_TIMEOUT, TREE_SETTLE},
+    recording::Recorder,
+};
+
+/// Why the session shall end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// A viewer asked; `kill`: without SIGTERM first.
+    Asked { kill: bool },
+    /// A signal came.
+    Signal,
+    /// The one for whom the session runs has gone.
+    OwnerGone,
+}
+
+/// What the driver needs beside the parts.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) status: Status,
+    pub(crate) events: Events,
+    pub(crate) taps: HttpTaps,
+    /// viewers --requests--> driver
+    pub(crate) commands_rx: mpsc::Receiver<Command>,
+    /// viewers, signals, owner --stop--> driver
+    pub(crate) stop_rx: mpsc::Receiver<Stop>,
+    /// The command line, for the process list.
+    pub(crate) command: Vec<bytes::Bytes>,
+    /// First line of recordings.
+    pub(crate) header: Header,
+    /// Recording from the start.
+    pub(crate) record: Option<PathBuf>,
+    /// Removed at the end, before the last word to viewers.
+    pub(crate) dir: PathBuf,
+}
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum End {
+    /// Nothing of the command is left.
+    Done,
+    /// Somebody wanted it.
+    Stopped(Stop),
+    /// Something went wrong.
+    Failed(Failure),
+}
+
+/// Whether the loop goes on.
+enum Next {
+    Continue,
+    End(End),
+}
+
+/// A session that is up.
+pub(super) struct Driver<P> {
+    pub(super) parts: P,
+    pub(super) inputs: Inputs,
+    pub(super) desk: Desk,
+    pub(super) admission: Admission,
+    pub(super) processes: Processes,
+    pub(super) jobs: JoinSet<Done>,
+    pub(super) recorder: Option<Recorder>,
+    silence: Silence,
+    switching: BTreeMap<u32, wire::Mode>,
+    diagnoses: BTreeMap<u32, String>,
+    agent_restarts: u32,
+    /// When something that was begun must have come to its end.
+    deadline: Option<(Instant, Deadline)>,
+    /// Whether the command has been started and something of its tree may live.
+    pub(super) tree: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deadline {
+    /// The command must have been started.
+    Launch,
+    /// The command has ended and the layer has not said that the tree is empty.
+    Settle,
+}
+
+/// A finished job.
+#[derive(Debug)]
+pub(super) enum Done {
+    Mode { port: u16, result: Result<wire::Port, String>, reply: Reply<wire::Port> },
+    AgentRestarted(Result<(), Failure>),
+    Replied,
+}
+
+/// Runs a session to its end. The final state is also the last one in the status.
+pub(crate) async fn run<W: World>(world: W, mut desk: Desk) -> End {
+    let mut admission = Admission::new();
+    let mut recorder = None;
+    if let Some(path) = desk.record.take() {
+        match Recorder::start(&path, &desk.header, &desk.events) {
+            Ok(started) => {
+                desk.status.change(|info| info.recording = path.display().to_string());
+                recorder = Some(started);
+            }
+            Err(error) => {
+                let failure = Failure::caused(&error, "name another file with --record");
+                return shutdown::without_parts(desk, admission, None, End::Failed(failure)).await;
+            }
+        }
+    }
+    match connect(world, &mut desk, &mut admission).await {
+        Err(end) => shutdown::without_parts(desk, admission, recorder, end).await,
+        Ok((up, stop)) => {
+            let mut driver = Driver::new(up, desk, admission, recorder);
+            let end = match stop {
+                Some(stop) => End::Stopped(stop),
+                None => driver.serve().await,
+            };
+            shutdown::run(driver, end).await
+        }
+    }
+}
+
+/// Brings the world up. A stop cancels that; should it be up already all the same, it is handed on together with the stop.
+async fn connect<W: World>(
+    world: W,
+    desk: &mut Desk,
+    admission: &mut Admission,
+) -> Result<(Up<W::Parts>, Option<Stop>), End> {
+    let (progress_tx, mut progress_rx) = watch::channel(String::new());
+    let cancel = CancellationToken::new();
+    let mut bring_up = std::pin::pin!(world.bring_up(progress_tx, cancel.clone()));
+    let mut stopped = None;
+    loop {
+        tokio::select! {
+            biased;
+            stop = desk.stop_rx.recv(), if stopped.is_none() => {
+                stopped = Some(stop.unwrap_or(Stop::OwnerGone));
+                cancel.cancel();
+                desk.status.step("stopping");
+            }
+            Ok(()) = progress_rx.changed(), if stopped.is_none() => {
+                let step = progress_rx.borrow_and_update().clone();
+                tracing::info!(step, "bring-up");
+                desk.status.step(&step);
+            }
+            result = &mut bring_up => return match (result, stopped) {
+                (Ok(up), stopped) => Ok((up, stopped)),
+                (Err(_), Some(stop)) => Err(End::Stopped(stop)),
+                (Err(failure), None) => Err(End::Failed(failure)),
+            },
+            Some(command) = desk.commands_rx.recv() => early(command, admission),
+        }
+    }
+}
+
+/// A request before there is anything that could carry it out.
+pub(super) fn early(command: Command, admission: &mut Admission) {
+    let denied = admission
+        .admit(command.kind())
+        .err()
+        .unwrap_or_else(|| Denied::new(Reason::NotNow, "the session is not running yet"));
+    command.deny(denied);
+}
+
+impl<P: Parts> Driver<P> {
+    fn new(up: Up<P>, desk: Desk, admission: Admission, recorder: Option<Recorder>) -> Self {
+        let (attachment, reason) = up.attachment;
+        desk.status.change(|info| {
+            info.attachment = attachment;
+            info.attachment_reason = reason;
+        });
+        Self {
+            parts: up.parts,
+            inputs: up.inputs,
+            processes: Processes::new(desk.events.clone()),
+            desk,
+            admission,
+            jobs: JoinSet::new(),
+            recorder,
+            silence: Silence::default(),
+            switching: BTreeMap::new(),
+            diagnoses: BTreeMap::new(),
+            agent_restarts: 0,
+            deadline: None,
+            tree: false,
+        }
+    }
+
+    /// Launches the command and takes inputs until the session shall end.
+    async fn serve(&mut self) -> End {
+        self.enter(Phase::Launching);
+        if let Err(failure) = self.launch().await {
+            return End::Failed(failure);
+        }
+        let mut tick = interval(STATUS_TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let deadline = self.deadline.map(|(at, _)| at);
+            let inputs = &mut self.inputs;
+            // All branches are cancel-safe: receivers, watches, a join set and timers.
+            let next = tokio::select! {
+                biased;
+                stop = self.desk.stop_rx.recv() => self.stop(stop.unwrap_or(Stop::OwnerGone)),
+                event = inputs.layer_rx.recv() => self.layer(event),
+                Ok(()) = inputs.agent_rx.changed() => {
+                    let link = inputs.agent_rx.borrow_and_update().clone();
+                    self.agent(&link)
+                }
+                Some(ended) = inputs.ended_rx.recv() => self.ended(ended),
+                Ok(()) = inputs.ports_rx.changed() => self.ports(),
+                Ok(()) = inputs.listeners_rx.changed() => {
+                    let listeners = inputs.listeners_rx.borrow_and_update().clone();
+                    self.desk.status.change(|info| info.listeners = listeners);
+                    Next::Continue
+                }
+                Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => self.done(done),
+                Some(command) = self.desk.commands_rx.recv() => self.command(command).await,
+                () = at(deadline) => self.deadline_passed(),
+                _ = tick.tick() => {
+                    self.desk.status.count();
+                    self.ports()
+                }
+            };
+            if let Next::End(end) = next {
+                return end;
+            }
+        }
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.admission.enter(phase);
+        self.desk.status.enter(phase);
+    }
+
+    async fn launch(&mut self) -> Result<(), Failure> {
+        self.deadline = Some((Instant::now() + STEP_TIMEOUT, Deadline::Launch));
+        self.parts.launch().await
+    }
+
+    fn stop(&mut self, stop: Stop) -> Next {
+        if stop == Stop::OwnerGone && self.exit_known() {
+            tracing::info!("the owner has gone; the rest of the tree runs on");
+            return Next::Continue;
+        }
+        Next::End(End::Stopped(stop))
+    }
+
+    fn exit_known(&self) -> bool {
+        self.desk.status.watch().borrow().exit.is_some()
+    }
+
+    /// What the layer reports; also used while the session ends.
+    pub(super) fn observe(&mut self, event: LayerEvent) {
+        match event {
+            LayerEvent::Started { pid } => {
+                self.tree = true;
+                self.processes.started(pid, &self.desk.command);
+                self.desk.status.change(|info| {
+                    info.command_pid = pid;
+                    info.exit = None;
+                });
+            }
+            LayerEvent::NotStarted { .. } => {}
+            LayerEvent::Spawned { pid, parent } => self.processes.spawned(pid, parent),
+            LayerEvent::Exec(exec) => self.processes.executed(exec),
+            LayerEvent::Exit { pid, exit, command } => {
+                self.processes.ended(pid, exit.clone());
+                if command {
+                    self.desk.status.change(|info| info.exit = Some(exit.unwrap_or_default()));
+                }
+            }
+            LayerEvent::TreeEmpty => {
+                self.tree = false;
+                self.processes.all_ended();
+            }
+            LayerEvent::Notice { text, hint } => self.desk.events.warn(text, hint),
+        }
+        let list = self.processes.list();
+        self.desk.status.change(|info| info.processes = list);
+    }
+
+    fn layer(&mut self, event: Option<LayerEvent>) -> Next {
+        let Some(event) = event else {
+            self.tree = false;
+            return Next::End(End::Failed(Failure::new(
+                "the supervisor of the command has ended, and the command with it",
+                "see host.log in the session's folder; `mirrord-tui doctor` tells what this machine allows",
+            )));
+        };
+        let before = self.exit_known();
+        self.observe(event.clone());
+        match event {
+            LayerEvent::Started { .. } => {
+                self.deadline = None;
+                self.enter(Phase::Running);
+                Next::Continue
+            }
+            LayerEvent::NotStarted { errno, operation } => {
+                Next::End(End::Failed(not_started(&self.desk.command, errno, &operation)))
+            }
+            LayerEvent::TreeEmpty => Next::End(End::Done),
+            LayerEvent::Exit { command: true, .. } if !before => {
+                if self.processes.running() > 0 {
+                    self.remaining();
+                } else if self.deadline.is_none() {
+                    self.deadline = Some((Instant::now() + TREE_SETTLE, Deadline::Settle));
+                }
+                Next::Continue
+            }
+            _ => {
+                if before && self.processes.running() > 0 {
+                    self.remaining();
+                }
+                Next::Continue
+            }
+        }
+    }
+
+    /// The command has ended and others of its tree have not: its owner is told now, the session goes on for them.
+    fn remaining(&self) {
+        let running = self.processes.running().max(1);
+        let (noun, verb) = if running == 1 { ("process", "runs") } else { ("processes", "run") };
+        self.desk.status.step(&format!("the command has ended; {running} {noun} of its tree {verb} on"));
+    }
+
+    fn deadline_passed(&mut self) -> Next {
+        match self.deadline.take() {
+            Some((_, Deadline::Launch)) => Next::End(End::Failed(Failure::new(
+                format!("the command was not started within {} s", STEP_TIMEOUT.as_secs()),
+                "see host.log in the session's folder",
+            ))),
+            Some((_, Deadline::Settle)) => {
+                self.remaining();
+                Next::Continue
+            }
+            None => Next::Continue,
+        }
+    }
+
+    fn agent(&mut self, link: &LinkStatus) -> Next {
+        let before = self.desk.status.watch().borrow().agent.as_ref().map(wire::AgentLink::state);
+        self.desk.status.agent(link);
+        let now = agent_link(link);
+        if before != Some(now.state()) && (before.is_some() || link.state != LinkState::Up) {
+            let text = match link.state {
+                LinkState::Up => "the agent answers again".to_owned(),
+                LinkState::Retrying => format!("the agent does not answer: {}", link.detail),
+                LinkState::Lost => format!("the agent is lost: {}", link.detail),
+            };
+            self.agent_event(&text, now);
+        }
+        if link.state == LinkState::Lost {
+            return self.lost(Failure::new(
+                format!("the agent is lost: {}", link.detail),
+                "the target may have ended, or its machine cannot be reached; start the session again",
+            ));
+        }
+        Next::Continue
+    }
+
+    fn agent_event(&self, text: &str, link: wire::AgentLink) {
+        let error =
+            if link.state() == wire::agent_link::LinkState::Up { String::new() } else { text.to_owned() };
+        self.desk.events.emit(wire::Event {
+            kind: wire::Kind::Agent.into(),
+            subject: text.to_owned(),
+            error,
+            detail: Some(wire::event::Detail::Agent(wire::AgentEvent {
+                text: text.to_owned(),
+                link: Some(link),
+            })),
+            ..wire::Event::default()
+        });
+    }
+
+    fn lost(&mut self, failure: Failure) -> Next {
+        self.desk.events.warn(failure.text.clone(), failure.hint.clone());
+        Next::End(End::Failed(failure))
+    }
+
+    fn ended(&mut self, ended: Ended) -> Next {
+        match ended {
+            Ended::Agent(how) if self.agent_restarts < AGENT_RESTARTS => {
+                self.agent_restarts += 1;
+                self.desk.events.warn(format!("the agent has ended ({how}); starting it again"), "");
+                let restart = self.parts.restart_agent();
+                self.jobs.spawn(async { Done::AgentRestarted(restart.await) });
+                Next::Continue
+            }
+            Ended::Agent(how) => self.lost(Failure::new(
+                format!("the agent has ended again ({how})"),
+                "see agent.log in the session's folder; somebody or something kills it",
+            )),
+            Ended::Holder(how) => self.lost(Failure::new(
+                format!("the holder of the session's network has ended ({how})"),
+                "somebody or something killed it; start the session again",
+            )),
+        }
+    }
+
+    /// Publishes the ports: the network's facts, with what only the driver knows.
+    fn ports(&mut self) -> Next {
+        let mut ports = self.inputs.ports_rx.borrow_and_update().clone();
+        for port in &mut ports {
+            let seen =
+                u16::try_from(port.remote).map(|remote| self.desk.taps.count(remote)).unwrap_or_default();
+            (port.requests, port.responses) = (seen.requests, seen.responses);
+        }
+        if self.admission.phase() == Phase::Running {
+            for found in self.silence.look(Instant::now(), &mut ports) {
+                self.desk.events.warn(found.text, found.hint);
+            }
+        }
+        for port in &mut ports {
+            if let Some(to) = self.switching.get(&port.remote) {
+                port.switching_to = (*to).into();
+            }
+        }
+        self.diagnoses = ports.iter().map(|port| (port.remote, port.diagnosis.clone())).collect();
+        self.desk.status.change(|info| info.ports = ports);
+        Next::Continue
+    }
+
+    async fn command(&mut self, command: Command) -> Next {
+        if let Err(denied) = self.admission.admit(command.kind()) {
+            command.deny(denied);
+            return Next::Continue;
+        }
+        match command {
+            Command::SetMode { port, mode, reply } => {
+                self.switching.insert(port.into(), wire_mode(mode));
+                let change = self.parts.set_mode(port, mode);
+                self.jobs.spawn(async move { Done::Mode { port, result: change.await, reply } });
+                return self.ports();
+            }
+            Command::Signal { signal, reply } => {
+                self.parts.signal(signal, false);
+                drop(reply.send(Ok(())));
+            }
+            Command::Record { path, reply } => drop(reply.send(self.record(path).await)),
+            Command::StopRecording { reply } => {
+                let finished = finish_recording(&mut self.recorder, &self.desk.status).await;
+                drop(reply.send(finished));
+            }
+            Command::Replay { request, reply } => {
+                let ports = self.inputs.ports_rx.borrow().clone();
+                match replay::prepare(&self.desk.events, &request, &ports) {
+                    Err(denied) => drop(reply.send(Err(denied))),
+                    Ok(prepared) => {
+                        let connect = self.parts.connect_local(prepared.client, prepared.local_port);
+                        let taps = self.desk.taps.clone();
+                        self.jobs.spawn(async move {
+                            drop(reply.send(prepared.send(connect, &taps).await));
+                            Done::Replied
+                        });
+                    }
+                }
+            }
+        }
+        Next::Continue
+    }
+
+    async fn record(&mut self, path: PathBuf) -> Result<wire::RecordReply, Denied> {
+        if let Some(running) = &self.recorder {
+            let text = format!("the session is being recorded to {} already", running.path().display());
+            return Err(Denied::new(Reason::NotNow, text));
+        }
+        let recorder = Recorder::start(&path, &self.desk.header, &self.desk.events)
+            .map_err(|error| Denied::new(Reason::Failed, Failure::caused(&error, "").text))?;
+        self.recorder = Some(recorder);
+        self.desk.status.change(|info| info.recording = path.display().to_string());
+        Ok(wire::RecordReply { path: path.into_os_string().into_encoded_bytes().into(), events: 0 })
+    }
+
+    fn done(&mut self, done: Result<Done, tokio::task::JoinError>) -> Next {
+        match done {
+            Ok(Done::Mode { port, result, reply }) => {
+                self.admission.switched(port);
+                self.switching.remove(&port.into());
+                drop(reply.send(result.map_err(|text| Denied::new(Reason::Failed, text))));
+                self.ports()
+            }
+            Ok(Done::AgentRestarted(Err(failure))) => self.lost(failure),
+            Ok(Done::AgentRestarted(Ok(())) | Done::Replied) => Next::Continue,
+            Err(error) => {
+                tracing::error!(%error, "a job of the session broke down");
+                Next::Continue
+            }
+        }
+    }
+}
+
+/// Ends a recording, if there is one.
+pub(super) async fn finish_recording(
+    recorder: &mut Option<Recorder>,
+    status: &Status,
+) -> Result<wire::RecordReply, Denied> {
+    let Some(recorder) = recorder.take() else {
+        return Err(Denied::new(Reason::NotFound, "the session is not being recorded"));
+    };
+    let path = recorder.path().to_owned();
+    let finished = tokio::time::timeout(STEP_TIMEOUT, recorder.finish()).await;
+    status.change(|info| info.recording.clear());
+    match finished {
+        Ok(Ok(events)) => {
+            Ok(wire::RecordReply { path: path.into_os_string().into_encoded_bytes().into(), events })
+        }
+        Ok(Err(error)) => Err(Denied::new(Reason::Failed, Failure::caused(&error, "").text)),
+        Err(_) => {
+            let text = format!("the last events could not be written to {} in time", path.display());
+            Err(Denied::new(Reason::Failed, text))
+        }
+    }
+}
+
+/// Waits until the deadline, or for ever.
+fn at(deadline: Option<Instant>) -> impl Future<Output = ()> {
+    // A year: `select!` needs a future in either case.
+    sleep_until(deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(31_536_000)))
+}
+
+fn wire_mode(mode: Mode) -> wire::Mode {
+    match mode {
+        Mode::Mirror => wire::Mode::Mirror,
+        Mode::Steal => wire::Mode::Steal,
+        Mode::Off => wire::Mode::Off,
+    }
+}
+
+/// The exit codes of a shell: 127 not found, 126 not executable.
+fn not_started(command: &[bytes::Bytes], errno: i32, operation: &str) -> Failure {
+    let name = command.first().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
+    let (why, hint, code) = match errno {
+        libc::ENOENT => (
+            "it was not found".to_owned(),
+            "check the spelling and PATH; a script needs its interpreter, too",
+            127,
+        ),
+        libc::EACCES => (
+            "it may not be executed".to_owned(),
+            "check its permissions (chmod +x), and that its file system is not mounted noexec",
+            126,
+        ),
+        libc::ENOEXEC => (
+            "it is not a program of this machine".to_owned(),
+            "a script needs a first line such as #!/bin/sh",
+            126,
+        ),
+        libc::E2BIG => (
+            "its environment and arguments are too large".to_owned(),
+            "take less from the target: env.include or env.exclude in the configuration",
+            126,
+        ),
+        errno => (
+            format!("{operation}: {}", std::io::Error::from_raw_os_error(errno)),
+            "`mirrord-tui doctor` tells what this machine allows",
+            126,
+        ),
+    };
+    let exit = wire::Exit { code, error: why.clone(), ..wire::Exit::default() };
+    Failure { exit: Some(exit), ..Failure::new(format!("`{name}` cannot be started: {why}"), hint) }
+}

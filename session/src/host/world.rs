@@ -1,0 +1,157 @@
+//! What the driver drives, as traits: the real parts of a session stand behind them, and fakes in tests.
+
+use std::{future::Future, io, net::SocketAddr, pin::Pin};
+
+use mirrord_protocol::{layer::v1 as layer, session::v1 as wire};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{agent_link::LinkStatus, config::Mode};
+
+/// A future that owns what it needs.
+pub(crate) type Owned<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Brings a session up.
+pub(crate) trait World: Send + 'static {
+    type Parts: Parts;
+
+    /// Goes through the steps of bring-up, each with a deadline, and names them in `progress`. When it fails or `cancel` fires, what
+    /// was made is undone before it returns.
+    fn bring_up(
+        self,
+        progress: watch::Sender<String>,
+        cancel: CancellationToken,
+    ) -> impl Future<Output = Result<Up<Self::Parts>, Failure>> + Send;
+}
+
+/// A session that is up: everything but the command runs.
+#[derive(Debug)]
+pub(crate) struct Up<P> {
+    pub(crate) parts: P,
+    pub(crate) inputs: Inputs,
+    /// How the layer is attached to the command, and why so.
+    pub(crate) attachment: (String, String),
+}
+
+/// What the parts tell the driver.
+#[derive(Debug)]
+pub(crate) struct Inputs {
+    /// layer --what happens in the process tree--> driver; closed when the supervisor is gone
+    pub(crate) layer_rx: mpsc::Receiver<LayerEvent>,
+    /// agent link --state--> driver
+    pub(crate) agent_rx: watch::Receiver<LinkStatus>,
+    /// network --facts of ports--> driver
+    pub(crate) ports_rx: watch::Receiver<Vec<wire::Port>>,
+    /// network --listening sockets--> driver
+    pub(crate) listeners_rx: watch::Receiver<Vec<wire::Listener>>,
+    /// an agent or holder of ours --has ended, and how--> driver
+    pub(crate) ended_rx: mpsc::Receiver<Ended>,
+}
+
+/// A process of the session that must not end by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Agent(String),
+    Holder(String),
+}
+
+/// The parts of a session that is up.
+pub(crate) trait Parts: Send + 'static {
+    /// Starts the command; its start or failure comes as a [`LayerEvent`].
+    fn launch(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Sends a signal to the command, or to all of its tree.
+    fn signal(&mut self, signal: i32, whole_tree: bool);
+
+    /// Changes the mode of a port; the error is one sentence.
+    fn set_mode(&self, port: u16, mode: Mode) -> Owned<Result<wire::Port, String>>;
+
+    /// Connects to the local process as if `client` did.
+    fn connect_local(&self, client: SocketAddr, local_port: u16) -> Owned<io::Result<TcpStream>>;
+
+    /// Starts the agent again after it was killed; a failure says that the target is gone or cannot have one.
+    fn restart_agent(&mut self) -> Owned<Result<(), Failure>>;
+
+    /// Gives all ports back to the target.
+    fn release(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Lets open streams drain and ends the data path.
+    fn drain(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Ends the agent and waits for it.
+    fn stop_agent(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// Ends supervisor and holder and waits for them.
+    fn stop_helpers(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// What the layer reports of the process tree.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum LayerEvent {
+    /// The command has been executed.
+    Started {
+        pid: u32,
+    },
+    /// It could not be: which system call failed, and how.
+    NotStarted {
+        errno: i32,
+        operation: String,
+    },
+    Spawned {
+        pid: u32,
+        parent: u32,
+    },
+    Exec(layer::ProcessExec),
+    /// `command`: it was the command itself.
+    Exit {
+        pid: u32,
+        exit: Option<wire::Exit>,
+        command: bool,
+    },
+    /// Nothing of the tree is left.
+    TreeEmpty,
+    /// One sentence and what to do.
+    Notice {
+        text: String,
+        hint: String,
+    },
+}
+
+/// Why a session could not be, in the user's words.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Failure {
+    pub(crate) text: String,
+    pub(crate) hint: String,
+    /// The exit that the command line shall end with, when it is not the usual one.
+    pub(crate) exit: Option<wire::Exit>,
+    /// Asked for, and no failure at all.
+    pub(crate) cancelled: bool,
+}
+
+impl Failure {
+    pub(crate) fn new(text: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { text: text.into(), hint: hint.into(), ..Self::default() }
+    }
+
+    /// The text of an error with its causes.
+    pub(crate) fn caused(error: &dyn std::error::Error, hint: impl Into<String>) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let said = error.to_string();
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
+            cause = error.source();
+        }
+        Self::new(text, hint)
+    }
+
+    pub(crate) fn cancelled() -> Self {
+        Self { cancelled: true, ..Self::new("the session was stopped while it came up", "") }
+    }
+}
