@@ -43,7 +43,7 @@ pub struct StealTable {
 
 impl StealTable {
     /// Nothing is installed before the first [`StealTable::add`]. `socket`: AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER, made in the
-    /// target's netns. `listener`: port of the agent's listener there, on [::]. The agent's own sockets carry [`AGENT_MARK`].
+    /// target's netns. `listener`: port of the agent's listener there, on `[::]`. The agent's own sockets carry [`AGENT_MARK`].
     #[must_use]
     pub fn new(socket: OwnedFd, listener: u16) -> Self {
         Self {
