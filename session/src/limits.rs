@@ -57,6 +57,12 @@ pub const POD_FILE_BYTES: usize = 1 << 20;
 pub const POD_SPEC_BYTES: usize = 8 << 20;
 /// One datagram of the node's control socket. A list of 253 pods with long commands takes about half of it.
 pub const POD_MESSAGE: usize = 128 << 10;
+/// Output of a local pod that is kept; what is longer is cut, for the runtime folder often lies in memory.
+pub const POD_LOG_BYTES: u64 = 32 << 20;
+/// How often the length of the logs is looked at.
+pub const POD_LOG_CHECK: Duration = Duration::from_secs(2);
+/// Wait after accepting failed for want of descriptors or memory: nothing says when there are some again.
+pub const NODE_ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Clients of the node that wait to be accepted.
 pub const NODE_BACKLOG: usize = 64;
 /// DNS over TCP: connections at a time. Pods ask over UDP unless an answer was cut.

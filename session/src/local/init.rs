@@ -12,8 +12,11 @@ use std::{
 };
 
 use mirrord_netns::ns;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, pidfd_open, wait,
+use rustix::{
+    fs::Mode,
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, WaitStatus, getpid, kill_process, pidfd_open, umask, wait,
+    },
 };
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
@@ -48,6 +51,8 @@ fn run_command(dir: &Path) -> Result<PodState, Failure> {
     rustix::thread::set_name(c"mirrord-init").ok();
     ns::die_with_parent(None).map_err(|error| Failure::setup("binding its life to the node's", &error))?;
     let plan = read_plan(dir)?;
+    // As in a container, whatever the shell of the starter has.
+    umask(Mode::from_raw_mode(0o022));
     root::enter(&plan, &dir.join(ROOT_DIR)).map_err(|error| Failure::setup("making its files", &error))?;
     rustix::system::sethostname(plan.hostname().as_bytes())
         .map_err(|error| Failure::setup("setting its host name", &io::Error::from(error)))?;

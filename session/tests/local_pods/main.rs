@@ -1,4 +1,9 @@
 //! Local pods on this machine, as root and as an ordinary user.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and figures are shown"
+)]
 
 mod support;
 
@@ -7,12 +12,14 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    os::unix::fs::symlink,
     path::PathBuf,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
+use mirrord_session::limits::POD_LOG_BYTES as LOG_BYTES;
 use mirrord_session::local::{self, LocalError, PodFile, PodState, Publish, StartSpec};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -78,6 +85,12 @@ fn pods_find_each_other_by_name() {
     for_each_user("pods_find_each_other_by_name", || {
         let web = serve(&server("web", 80), 80);
         idle("client");
+        let over_tcp = inside("client", &["env", "RES_OPTIONS=use-vc", "getent", "ahostsv4", "web"]);
+        assert!(over_tcp.starts_with(&web.ip.to_string()), "{over_tcp}");
+        assert_eq!(
+            inside("client", &["getent", "hosts", &web.ip.to_string()]).split_whitespace().last(),
+            Some("web.local.svc.cluster.local")
+        );
         for name in ["web", "web.local", "web.local.svc", "web.local.svc.cluster.local"] {
             let found = program_inside("client", &["resolve", name]);
             assert!(found.lines().any(|line| line == web.ip.to_string()), "{name}: {found}");
@@ -228,6 +241,8 @@ fn small_root() -> PathBuf {
 fn a_folder_can_be_the_root() {
     for_each_user("a_folder_can_be_the_root", || {
         let root = small_root();
+        fs::create_dir(root.join("etc")).unwrap();
+        symlink("../run/none", root.join("etc/resolv.conf")).unwrap();
         let entries =
             || fs::read_dir(&root).unwrap().flatten().map(|entry| entry.file_name()).collect::<BTreeSet<_>>();
         let before = entries();
@@ -237,6 +252,10 @@ fn a_folder_can_be_the_root() {
         assert_eq!(fs::read_to_string(seen.join("data/here")).unwrap(), "in the root");
         assert!(seen.join("proc/1/status").exists() && seen.join("dev/null").exists());
         assert!(fs::read_to_string(seen.join("etc/hosts")).unwrap().contains("web"));
+        assert!(
+            fs::read_to_string(seen.join("etc/resolv.conf")).unwrap().contains("nameserver"),
+            "in place of the link"
+        );
         assert!(!seen.join("home").exists(), "the machine's folders are not there");
         fs::write(root.join("data/later"), "x").unwrap();
         assert!(seen.join("data/later").exists(), "it is the folder and not a copy");
@@ -357,6 +376,18 @@ fn a_command_that_ends_leaves_its_log_and_result() {
         until("it was killed", || state("job") == PodState::Signalled(9));
         local::stop("job").unwrap();
         assert!(matches!(local::log_path("job"), Err(LocalError::Unknown { .. })));
+    });
+}
+
+#[test]
+fn a_log_does_not_grow_for_ever() {
+    for_each_user("a_log_does_not_grow_for_ever", || {
+        let script = format!("head -c {} /dev/zero; echo; exec sleep 1000", LOG_BYTES + 1);
+        local::start(&StartSpec::new("web", ["sh", "-c", &script])).unwrap();
+        let log = local::log_path("web").unwrap();
+        until("it is too long", || fs::metadata(&log).unwrap().len() > LOG_BYTES);
+        until("it is cut", || fs::read(&log).unwrap().starts_with(b"[mirrord-tui: "));
+        local::stop("web").unwrap();
     });
 }
 

@@ -29,7 +29,7 @@ impl Zone for Pods {
 fn query(name: &str, kind: u16) -> Vec<u8> {
     let mut bytes = vec![0xab, 0xcd, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.').filter(|label| !label.is_empty()) {
-        bytes.push(label.len() as u8);
+        bytes.push(label.len().try_into().unwrap());
         bytes.extend_from_slice(label.as_bytes());
     }
     bytes.push(0);

@@ -15,11 +15,14 @@ use rustix::{
     fs::{Mode, OFlags},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, socket_with},
 };
-use tokio::{net::UnixListener, time::timeout};
+use tokio::{
+    net::UnixListener,
+    time::{sleep, timeout},
+};
 
 use super::{Busy, Node, tenant::bring_up};
 use crate::{
-    limits::{NODE_BACKLOG, POD_SPEC_BYTES, STEP_TIMEOUT},
+    limits::{NODE_ACCEPT_RETRY, NODE_BACKLOG, POD_SPEC_BYTES, STEP_TIMEOUT},
     local::{
         SOCKET_FILE,
         spec::StartSpec,
@@ -60,8 +63,13 @@ fn with_address(dir: &Path, work: impl FnOnce(&SocketAddrUnix) -> rustix::io::Re
 /// # Cancel safety
 /// A client is taken or waits on.
 pub(super) async fn accept(socket: &UnixListener) -> Option<OwnedFd> {
-    let (client, _) = socket.accept().await.ok()?;
-    client.into_std().ok().map(OwnedFd::from)
+    match socket.accept().await {
+        Ok((client, _)) => client.into_std().ok().map(OwnedFd::from),
+        Err(_) => {
+            sleep(NODE_ACCEPT_RETRY).await;
+            None
+        }
+    }
 }
 
 /// A client that waits already, if there is one.

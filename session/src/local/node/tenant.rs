@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
-    io,
+    io::{self, Write},
     net::{SocketAddrV4, TcpListener},
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -23,12 +23,12 @@ use tokio::{
     process::{Child, Command},
     sync::watch,
     task::spawn_blocking,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, interval, sleep_until, timeout},
 };
 
 use super::Node;
 use crate::{
-    limits::{COMMAND_GRACE, STEP_TIMEOUT},
+    limits::{COMMAND_GRACE, POD_LOG_BYTES, POD_LOG_CHECK, STEP_TIMEOUT},
     local::{
         END_FILE, LOG_FILE, LocalPod, OWN_PROGRAM, PodState, ROOT_DIR, SPEC_FILE,
         publish::{Port, Publisher},
@@ -125,7 +125,7 @@ fn make_dir(dir: &Path, plan: &PodPlan) -> io::Result<()> {
     DirBuilder::new().mode(0o700).create(dir.join(ROOT_DIR))?;
     let json = serde_json::to_vec(plan)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(SPEC_FILE))?;
-    io::Write::write_all(&mut file, &json)
+    file.write_all(&json)
 }
 
 /// Starts carrying connections to the pod's published ports; says which they are.
@@ -206,6 +206,16 @@ fn pid_of(pidfd: &OwnedFd) -> Option<u32> {
     info.lines().find_map(|line| line.strip_prefix("Pid:"))?.trim().parse().ok()
 }
 
+/// Empties a log that has become too long. The pod's processes append to it, so they go on at its new end.
+fn cut_log(path: &Path) -> io::Result<()> {
+    if fs::metadata(path)?.len() > POD_LOG_BYTES {
+        let mut log = OpenOptions::new().append(true).open(path)?;
+        log.set_len(0)?;
+        writeln!(log, "[mirrord-tui: more than {POD_LOG_BYTES} bytes were here]")?;
+    }
+    Ok(())
+}
+
 impl Tenant {
     /// Owns the pod until it has ended.
     pub(super) async fn run(mut self) {
@@ -230,6 +240,7 @@ impl Tenant {
     /// Waits for the end of the command, which is asked for when somebody wants the pod stopped.
     async fn wait_for_end(&mut self) -> PodState {
         let mut kill_at: Option<Instant> = None;
+        let mut log_check = interval(POD_LOG_CHECK);
         loop {
             let Processes { above, link, .. } = &mut self.processes;
             tokio::select! {
@@ -246,6 +257,8 @@ impl Tenant {
                         return PodState::Lost;
                     }
                 }
+                // A log that cannot be cut is no reason to end the pod.
+                _ = log_check.tick() => drop(cut_log(&self.dir.join(LOG_FILE))),
                 () = async { sleep_until(kill_at.unwrap_or_else(Instant::now)).await }, if kill_at.is_some() => {
                     return PodState::Lost;
                 }
