@@ -72,10 +72,7 @@ impl Decider {
     /// When a pattern is no regular expression, naming its rule.
     pub fn new(rules: &[PathRule], otherwise: PathDecision) -> Result<Self, DecideError> {
         let compiled = rules.iter().map(Rule::compile).collect::<Result<_, _>>()?;
-        let patterns = RegexSetBuilder::new(rules.iter().map(|rule| &rule.pattern))
-            .case_insensitive(true)
-            .build()
-            .map_err(|source| DecideError { rule: "all rules together".to_owned(), source })?;
+        let patterns = compile_set(rules).map_err(|source| culprit(rules, source))?;
         Ok(Self { patterns, rules: compiled, otherwise: side(otherwise).unwrap_or(Side::Local) })
     }
 
@@ -120,6 +117,32 @@ impl Rule {
             mapping,
         })
     }
+}
+
+/// Patterns of ASCII text are compiled for bytes, which takes a third of the time; `\\w` and its like then mean ASCII, and `.` any
+/// byte, as paths need not be UTF-8. What asks for Unicode is compiled for it.
+fn compile_set(rules: &[PathRule]) -> Result<RegexSet, regex::Error> {
+    let build = |unicode| {
+        let patterns = rules.iter().map(|rule| &rule.pattern);
+        RegexSetBuilder::new(patterns).case_insensitive(true).unicode(unicode).build()
+    };
+    if rules.iter().all(|rule| rule.pattern.is_ascii()) {
+        build(false).or_else(|_| build(true))
+    } else {
+        build(true)
+    }
+}
+
+fn regex(rule: &PathRule) -> Result<Regex, DecideError> {
+    let built = RegexBuilder::new(&rule.pattern).case_insensitive(true).build();
+    built.map_err(|source| DecideError { rule: rule.name.clone(), source })
+}
+
+/// The error of the set, by the rule that it comes from. Patterns are compiled one by one only here, which takes longer than all
+/// of them as a set.
+fn culprit(rules: &[PathRule], source: regex::Error) -> DecideError {
+    let first = rules.iter().find_map(|rule| regex(rule).err());
+    first.unwrap_or_else(|| DecideError { rule: "all rules together".to_owned(), source })
 }
 
 const fn side(decision: PathDecision) -> Option<Side> {
@@ -186,6 +209,18 @@ mod tests {
         assert_eq!((decision.side, decision.path.as_ref()), (Side::NotFound, &b"/app/x"[..]));
         let decision = decider.decide(b"/mapped/y");
         assert_eq!((decision.side, decision.path.as_ref()), (Side::Remote, &b"/there/y"[..]));
+    }
+
+    #[test]
+    fn patterns_may_speak_unicode() {
+        for (pattern, path) in
+            [("^/größe", "/GRÖSSE/../größe"), ("^/\\p{Greek}+$", "/αβγ"), ("^/[^a]+$", "/ü")]
+        {
+            let side = decider(&[rule(pattern, PathDecision::NotFound, "")]).decide(path.as_bytes()).side;
+            assert_eq!(side == Side::NotFound, pattern != "^/größe", "{pattern}");
+        }
+        let upper = decider(&[rule("^/größe", PathDecision::NotFound, "")]);
+        assert_eq!(upper.decide("/GRÖßE".as_bytes()).side, Side::NotFound);
     }
 
     #[test]

@@ -37,37 +37,13 @@ const NOT_FOUND_BELOW_HOME: [&str; 3] = ["/\\.config/gcloud", "/\\.kube", "/\\.a
 const REMOTE: [&str; 3] =
     ["^/etc/(resolv\\.conf|hosts|hostname)$", "^/etc/nsswitch\\.conf$", "^/etc/ssl/certs(/|$)"];
 
-/// What belongs to this machine: programs, libraries, devices, package managers' folders, sources.
-const LOCAL: [&str; 29] = [
-    "^/$",
-    "^/proc(/|$)",
-    "^/sys(/|$)",
-    "^/dev(/|$)",
-    "^/lib(32|64|x32)?(/|$)",
-    "^/usr(/|$)",
-    "^/bin(/|$)",
-    "^/sbin(/|$)",
-    "^/etc(/|$)",
-    "^/home(/|$)",
-    "^/opt(/|$)",
-    "^/tmp(/|$)",
-    "^/var/tmp(/|$)",
-    "^/run(/|$)",
-    "^/snap(/|$)",
-    "^/nix(/|$)",
-    "^/gnu/store(/|$)",
-    "\\.so(\\.[0-9]+)*$",
-    "\\.(py|pyc|pyi|pth|pyd|egg-link)$",
-    "venv\\.cfg$",
-    "\\.(js|mjs|cjs|jsx|ts|tsx|vue|json5)$",
-    "/node_modules(/|$)",
-    "/(package(-lock)?|tsconfig|jsconfig)\\.json$",
-    "/\\.(yarnrc(\\.yml)?|npmrc|pnp\\.c?js|yarn)$",
-    "\\.(jar|class|war|jmod)$",
-    "\\.(rb|gemspec|sh|bash|pl|pm|php|lua|dll|pdb|deps\\.json|runtimeconfig\\.json)$",
-    "/(Gemfile(\\.lock)?|\\.ruby-version|go\\.(mod|sum|work)|Cargo\\.(toml|lock))$",
-    "/__pycache__(/|$)",
-    "/\\.git(/|$)",
+/// What belongs to this machine: programs, libraries, devices, package managers' folders, sources. Few and broad patterns: compiling
+/// them is a good part of a command's start.
+const LOCAL: [&str; 4] = [
+    "^/((proc|sys|dev|lib(32|64|x32)?|usr|s?bin|etc|home|opt|tmp|var/tmp|run|snap|nix|gnu/store)(/|$)|$)",
+    "\\.(so(\\.[0-9]+)*|py[cdi]?|pth|egg-link|[cm]?[jt]sx?|vue|json5|jar|class|war|jmod|rb|gemspec|(ba)?sh|p[lm]|php|lua|dll|pdb|(deps|runtimeconfig)\\.json)$",
+    "/((package(-lock)?|[jt]sconfig)\\.json|\\.yarnrc(\\.yml)?|\\.npmrc|\\.pnp\\.c?js|\\.yarn|Gemfile(\\.lock)?|\\.ruby-version|go\\.(mod|sum|work)|Cargo\\.(toml|lock)|[^/]*venv\\.cfg)$",
+    "/(node_modules|__pycache__|\\.git)(/|$)",
 ];
 
 /// The default rules of a mode.

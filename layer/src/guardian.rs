@@ -59,14 +59,17 @@ pub(crate) fn kill_tree() -> io::Result<()> {
 
 /// Sends a signal to every descendant of this process.
 pub(crate) fn signal_all(signal: Signal) {
-    let mut left = vec![rustix::process::getpid()];
-    // Parents first: who is killed makes no more children.
-    while let Some(parent) = left.pop() {
-        for child in children(parent) {
-            // It may have ended in the meantime, which is as good.
-            rustix::process::kill_process(child, signal).ok();
-            left.push(child);
-        }
+    // All are found before the first is signalled: the children of one that ends become ours and would be missed. Parents come
+    // first, so that who is killed makes no more children.
+    let mut found = children(rustix::process::getpid());
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(children(parent));
+        next += 1;
+    }
+    for process in found {
+        // It may have ended in the meantime, which is as good.
+        rustix::process::kill_process(process, signal).ok();
     }
 }
 

@@ -57,16 +57,17 @@ impl Want {
         }
     }
 
-    /// Whether a writing open needs what the file holds now: it neither replaces nor only appends.
-    pub(crate) const fn needs_content(self) -> bool {
+    /// Whether a writing call makes its own file, whatever the target has there: it creates and replaces or only appends.
+    pub(crate) const fn makes_its_own(self) -> bool {
         match self {
             Self::Open { flags } => {
-                let replacing = libc::O_TRUNC.unsigned_abs()
+                let new = libc::O_TRUNC.unsigned_abs()
                     | libc::O_EXCL.unsigned_abs()
                     | libc::O_APPEND.unsigned_abs();
-                flags & (replacing | TEMPORARY_FILE) == 0
+                let creates = flags & libc::O_CREAT.unsigned_abs() != 0 && flags & new != 0;
+                creates || flags & TEMPORARY_FILE != 0
             }
-            _ => true,
+            _ => false,
         }
     }
 }
@@ -156,11 +157,13 @@ mod tests {
     }
 
     #[test]
-    fn only_opens_that_keep_the_content_need_it() {
-        assert!(open(libc::O_RDWR).needs_content());
-        assert!(open(libc::O_RDWR | libc::O_CREAT).needs_content());
-        assert!(!open(libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC).needs_content());
-        assert!(!open(libc::O_WRONLY | libc::O_APPEND).needs_content());
+    fn only_opens_that_create_and_need_no_content_make_their_own_file() {
+        assert!(!open(libc::O_RDWR).makes_its_own());
+        assert!(!open(libc::O_RDWR | libc::O_CREAT).makes_its_own());
+        assert!(!open(libc::O_WRONLY | libc::O_APPEND).makes_its_own());
+        assert!(open(libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC).makes_its_own());
+        assert!(open(libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND).makes_its_own());
+        assert!(open(libc::O_RDWR | libc::O_TMPFILE).makes_its_own());
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(crate) struct Kind {
 pub(crate) struct Waiter {
     /// Notification to answer.
     pub(crate) id: u64,
+    /// Thread that waits.
+    pub(crate) tid: u32,
     /// SOCK_NONBLOCK was asked for.
     pub(crate) non_blocking: bool,
     /// SOCK_CLOEXEC was asked for.
@@ -55,13 +57,21 @@ pub(crate) struct Sockets {
     link: OwnedFd,
     ready: HashMap<Kind, Vec<OwnedFd>>,
     asked: VecDeque<Asked>,
+    /// Asked for when there is room in the link.
+    unsent: VecDeque<Asked>,
     broken: bool,
 }
 
 impl Sockets {
     /// Takes the link and asks for the common kinds.
     pub(crate) fn new(link: OwnedFd) -> Self {
-        let mut pool = Self { link, ready: HashMap::new(), asked: VecDeque::new(), broken: false };
+        let mut pool = Self {
+            link,
+            ready: HashMap::new(),
+            asked: VecDeque::new(),
+            unsent: VecDeque::new(),
+            broken: false,
+        };
         for kind in common_kinds() {
             for _ in 0..POOLED_SOCKETS {
                 pool.ask(kind, None);
@@ -85,32 +95,51 @@ impl Sockets {
         }
     }
 
-    /// Asks for a socket for this call. False: the holder is gone.
+    /// Asks for a socket for this call. False: the holder is gone. A thread that was interrupted and calls again takes the place
+    /// that it had.
     pub(crate) fn wait_for(&mut self, kind: Kind, waiter: Waiter) -> bool {
-        // A pooled one that is on its way serves this call, and the new one the pool.
+        let mut all = self.asked.iter_mut().chain(&mut self.unsent).filter(|asked| asked.kind == kind);
+        let own = |asked: &&mut Asked| asked.waiter.is_some_and(|waiting| waiting.tid == waiter.tid);
+        if let Some(asked) = all.find(own) {
+            asked.waiter = Some(waiter);
+            return !self.broken;
+        }
+        // A pooled one that is on its way serves this call, and a new one the pool.
         if let Some(asked) = self.asked.iter_mut().find(|asked| asked.kind == kind && asked.waiter.is_none())
         {
             asked.waiter = Some(waiter);
             asked.since = Instant::now();
             self.ask(kind, None);
-            return !self.broken;
+        } else {
+            self.ask(kind, Some(waiter));
         }
-        self.ask(kind, Some(waiter))
+        !self.broken
     }
 
-    fn ask(&mut self, kind: Kind, waiter: Option<Waiter>) -> bool {
-        let request = Request::Socket { domain: kind.domain, kind: kind.kind, protocol: kind.protocol };
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let mut control = SendAncillaryBuffer::default();
-        let sent = rustix::io::retry_on_intr(|| {
-            net::sendmsg(&self.link, &[IoSlice::new(&request.encode())], &mut control, flags)
-        });
-        match sent {
-            Ok(_) => self.asked.push_back(Asked { kind, waiter, since: Instant::now() }),
-            // A full buffer means that the holder has work for many replies; the pool is then filled by later calls.
-            Err(error) => self.broken |= io::Error::from(error).kind() != io::ErrorKind::WouldBlock,
+    fn ask(&mut self, kind: Kind, waiter: Option<Waiter>) {
+        self.unsent.push_back(Asked { kind, waiter, since: Instant::now() });
+        self.send_unsent();
+    }
+
+    /// Sends what there is room for; the rest goes when replies come.
+    fn send_unsent(&mut self) {
+        while let Some(asked) = self.unsent.front() {
+            let Kind { domain, kind, protocol } = asked.kind;
+            let bytes = Request::Socket { domain, kind, protocol }.encode();
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            let mut control = SendAncillaryBuffer::default();
+            let sent = rustix::io::retry_on_intr(|| {
+                net::sendmsg(&self.link, &[IoSlice::new(&bytes)], &mut control, flags)
+            });
+            match sent {
+                Ok(_) => self.asked.extend(self.unsent.pop_front()),
+                Err(rustix::io::Errno::AGAIN) => return,
+                Err(_) => {
+                    self.broken = true;
+                    return;
+                }
+            }
         }
-        sent.is_ok()
     }
 
     /// Reads the replies that have come; returns what belongs to calls that waited. `Err`: the holder is gone, with the calls that
@@ -133,11 +162,19 @@ impl Sockets {
                         (None, Err(_)) => {}
                     }
                 }
-                Ok(None) => return Ok(served),
+                Ok(None) => {
+                    self.send_unsent();
+                    return Ok(served);
+                }
                 Err(_) => {
                     self.broken = true;
                     served.into_iter().for_each(drop);
-                    return Err(self.asked.drain(..).filter_map(|asked| asked.waiter).collect());
+                    return Err(self
+                        .asked
+                        .drain(..)
+                        .chain(self.unsent.drain(..))
+                        .filter_map(|asked| asked.waiter)
+                        .collect());
                 }
             }
         }
@@ -168,13 +205,14 @@ impl Sockets {
 
     /// Calls that have waited too long; they are answered with an error and their sockets go to the pool when they come.
     pub(crate) fn overdue(&mut self, now: Instant) -> Vec<Waiter> {
-        let late = self.asked.iter_mut().filter(|asked| now.duration_since(asked.since) > HOLDER_ANSWER);
+        let all = self.asked.iter_mut().chain(&mut self.unsent);
+        let late = all.filter(|asked| now.duration_since(asked.since) > HOLDER_ANSWER);
         late.filter_map(|asked| asked.waiter.take()).collect()
     }
 
     /// Whether a call waits.
     pub(crate) fn has_waiters(&self) -> bool {
-        self.asked.iter().any(|asked| asked.waiter.is_some())
+        self.asked.iter().chain(&self.unsent).any(|asked| asked.waiter.is_some())
     }
 }
 
@@ -234,7 +272,7 @@ mod tests {
         let (ours, theirs) =
             net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let mut sockets = Sockets::new(ours);
-        let waiter = Waiter { id: 7, non_blocking: false, close_on_exec: false };
+        let waiter = Waiter { id: 7, tid: 1, non_blocking: false, close_on_exec: false };
         let [first, ..] = common_kinds();
         assert!(sockets.take(first).is_none());
         assert!(sockets.wait_for(first, waiter));

@@ -252,14 +252,15 @@ impl Supervisor {
         self.outbox.send(from_layer::Kind::Ready(mirrord_protocol::layer::v1::Ready {}))?;
         loop {
             let (trapped, others) = self.wait().map_err(SupervisorError::Wait)?;
-            if others && let Some(reason) = self.handle_events()? {
-                return Ok(reason);
-            }
+            // First, as an event may bring another listener, for which `trapped` does not hold.
             if trapped.contains(PollFlags::IN) {
                 self.handle_notification();
             } else if trapped.intersects(PollFlags::HUP | PollFlags::ERR) {
                 // Nobody runs under the filter any more.
                 self.listener = None;
+            }
+            if others && let Some(reason) = self.handle_events()? {
+                return Ok(reason);
             }
             if self.is_waiting() {
                 self.fail_overdue(Instant::now());

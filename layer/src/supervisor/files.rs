@@ -1,9 +1,8 @@
 //! Path calls: decided by rule; the remote ones go to the host and its answers are written into the program.
 //!
 //! Writing is local. A call that would write to a path which a rule sends to the target goes to the local side when the path is
-//! there, or when the program replaces or only appends to the file. When the local side does not have it and the program needs
-//! what the file holds, the host is asked: EROFS when the target has the file, else the local side (which creates it or fails in its
-//! own words). What was written locally is read locally from then on, as long as it exists here.
+//! there, or when the program creates the file and replaces it or only appends (O_CREAT with O_TRUNC, O_EXCL or O_APPEND). Otherwise
+//! the host is asked: EROFS when the target has the file, else the local side, which creates it or fails in its own words. What was written locally is read locally from then on, as long as it exists here.
 
 use std::{collections::HashSet, os::fd::OwnedFd, time::Instant};
 
@@ -124,7 +123,7 @@ impl Supervisor {
         let path = absolute.path.as_slice();
         let local = Reason { rule: "written locally", side: Side::Local };
         if request.want.writes() {
-            if exists_here(path) || !request.want.needs_content() {
+            if exists_here(path) || request.want.makes_its_own() {
                 self.written.add(path);
                 self.report_local(notification, thread, request, path, &local);
                 return Outcome::GoOn;

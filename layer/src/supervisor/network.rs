@@ -39,6 +39,7 @@ impl Supervisor {
         let Some(kind) = sockets::kind_of(domain, kind_and_flags, protocol) else { return Outcome::GoOn };
         let waiter = Waiter {
             id: notification.id,
+            tid: notification.tid,
             non_blocking: kind_and_flags & libc::SOCK_NONBLOCK.unsigned_abs() != 0,
             close_on_exec: kind_and_flags & libc::SOCK_CLOEXEC.unsigned_abs() != 0,
         };

@@ -103,13 +103,34 @@ pub(crate) fn set_mask(blocked: u64) -> io::Result<()> {
     }
 }
 
+/// `struct sigaction` as the kernel has it (asm-generic/signal.h); only the handler is ever other than zero here.
+#[repr(C)]
+#[derive(Default)]
+struct KernelAction {
+    handler: usize,
+    flags: libc::c_ulong,
+    /// On x86-64 the restorer and the mask; elsewhere the mask and nothing.
+    rest: [u64; 2],
+}
+
 /// Sets every signal to ignored (its bit is set) or default.
 pub(crate) fn set_dispositions(ignored: u64) {
     for signal in 1..=SIGNALS {
-        let action = if ignored & mask_of(&[signal]) == 0 { libc::SIG_DFL } else { libc::SIG_IGN };
-        // SAFETY: SIG_DFL and SIG_IGN are always valid dispositions and install no code of ours. SIGKILL, SIGSTOP and the two
-        // signals of the threading library are refused with EINVAL, which is what we want.
-        let _ = unsafe { libc::signal(signal, action) };
+        let handler = if ignored & mask_of(&[signal]) == 0 { libc::SIG_DFL } else { libc::SIG_IGN };
+        let action = KernelAction { handler, ..KernelAction::default() };
+        // JUSTIFICATION: signal(3) refuses the two signals of the threading library, which the caller may ignore or not.
+        // SAFETY: rt_sigaction(2) reads one struct sigaction, which the local is at least as large as, and with a null third
+        // argument writes nothing; 8 is the size of the kernel's signal set. SIG_DFL and SIG_IGN install no code of ours. SIGKILL and
+        // SIGSTOP are refused.
+        let _ = unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const action,
+                ptr::null::<KernelAction>(),
+                8_usize,
+            )
+        };
     }
 }
 
