@@ -12,6 +12,8 @@ pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 pub(crate) const WORKERS: usize = 2;
 /// Blocking threads: slow file operations. More would only queue inside the same file system.
 pub(crate) const BLOCKING_THREADS: usize = 8;
+/// How long an own connection is remembered after its end: the capture may see it later than it was.
+pub(crate) const OWN_LINGER: Duration = Duration::from_secs(2);
 /// Jobs waiting for the thread inside the target's network; each takes microseconds.
 pub(crate) const NETWORK_JOBS: usize = 64;
 
@@ -48,6 +50,8 @@ pub(crate) const CHUNK_MIN: usize = 16 << 10;
 pub(crate) const CHUNK_MAX: usize = 256 << 10;
 /// Chunks of one connection that wait for HTTP/2. Full: we stop reading, so TCP slows the peer.
 pub(crate) const RELAY_QUEUE: usize = 2;
+/// How long a slow peer may take to read the rest of what a client has said that is gone.
+pub(crate) const DRAIN: Duration = Duration::from_secs(60);
 /// How long the last word about a dead connection may wait for a slow client.
 pub(crate) const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -114,6 +118,8 @@ pub(crate) const FLOWS: usize = 65_536;
 pub(crate) const FLOW_LINGER: Duration = Duration::from_secs(5);
 /// A mirrored connection without a packet for so long counts as ended; its end was lost.
 pub(crate) const FLOW_IDLE: Duration = Duration::from_secs(3600);
+/// How long a port is captured after its last mirrored moment: a handshake that has begun may need a few retransmissions.
+pub(crate) const MIRROR_LINGER: Duration = Duration::from_secs(10);
 /// How often the table of connections is searched for those two.
 pub(crate) const FLOW_SWEEP: Duration = Duration::from_secs(1);
 /// Bytes of copies that wait for the client. Full: copies are dropped and become gaps; the ring and the target never wait.

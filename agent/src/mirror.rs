@@ -106,9 +106,9 @@ impl Mirror {
 
     /// True when a port is not needed any more.
     fn forget_ended(&mut self, counters: &BTreeMap<u16, Counters>) -> bool {
-        let before = self.ports.len();
+        let (before, now_ns) = (self.ports.len(), now_ns());
         self.ports.retain(|port, until| {
-            until.is_none() || counters.get(port).is_some_and(|counters| counters.open > 0)
+            flows::is_live(*until, now_ns, counters.get(port).map_or(0, |counters| counters.open))
         });
         self.ports.len() != before
     }

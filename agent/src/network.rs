@@ -4,13 +4,14 @@
 //! copying happens on the runtime.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Instant,
 };
 
 use mirrord_netns::{
@@ -29,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     address,
-    limits::NETWORK_JOBS,
+    limits::{NETWORK_JOBS, OWN_LINGER},
     target::{Target, same_file},
 };
 
@@ -60,21 +61,29 @@ type Job = Box<dyn FnOnce() + Send>;
 /// Local addresses of the connections that the agent itself has opened in the target's network. They may lead to the target's own
 /// ports and are neither stolen nor mirrored: a local process that calls the target must not get its own call back.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct OwnConnections(Arc<Mutex<HashSet<SocketAddr>>>);
+pub(crate) struct OwnConnections(Arc<Mutex<Own>>);
+
+#[derive(Debug, Default)]
+struct Own {
+    open: HashSet<SocketAddr>,
+    /// Ended ones in the order of their ends; the capture may still see their packets.
+    ended: VecDeque<(Instant, SocketAddr)>,
+}
 
 impl OwnConnections {
     pub(crate) fn contains(&self, local: SocketAddr) -> bool {
-        self.addresses().contains(&local)
+        let own = self.lock();
+        own.open.contains(&local) || own.ended.iter().any(|(_, ended)| *ended == local)
     }
 
-    /// Counts as the agent's as long as the guard lives.
+    /// Counts as the agent's as long as the guard lives, and [`OWN_LINGER`] longer.
     pub(crate) fn add(&self, local: SocketAddr) -> OwnConnection {
         let local = address::canonical(local);
-        self.addresses().insert(local);
+        self.lock().open.insert(local);
         OwnConnection { all: self.clone(), local }
     }
 
-    fn addresses(&self) -> MutexGuard<'_, HashSet<SocketAddr>> {
+    fn lock(&self) -> MutexGuard<'_, Own> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -88,7 +97,12 @@ pub(crate) struct OwnConnection {
 
 impl Drop for OwnConnection {
     fn drop(&mut self) {
-        self.all.addresses().remove(&self.local);
+        let mut own = self.all.lock();
+        own.open.remove(&self.local);
+        own.ended.push_back((Instant::now(), self.local));
+        while own.ended.front().is_some_and(|(at, _)| at.elapsed() > OWN_LINGER) {
+            own.ended.pop_front();
+        }
     }
 }
 

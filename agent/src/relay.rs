@@ -3,7 +3,7 @@
 //! Dialled and stolen connections use the same code; they differ in the names of their messages only ([`Up`], [`Down`]).
 //! Nothing is queued beyond [`RELAY_QUEUE`] chunks: a slow side slows the other through TCP and HTTP/2 flow control.
 
-use std::{io, net::Shutdown};
+use std::{io, net::Shutdown, pin::pin};
 
 use bytes::{Bytes, BytesMut};
 use mirrord_protocol::agent::v1 as wire;
@@ -15,7 +15,7 @@ use tokio::{
 };
 use tonic::{Status, Streaming};
 
-use crate::limits::{CHUNK_MAX, CHUNK_MIN, LAST_WORD};
+use crate::limits::{CHUNK_MAX, CHUNK_MIN, DRAIN, LAST_WORD};
 
 /// A piece of a connection's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,8 +155,7 @@ enum Broken {
 /// Moves bytes until both directions have ended or one side is gone. A connection that breaks is reset towards both sides.
 pub(crate) async fn run<U: Up, D: Down>(socket: Socket, mut up: Streaming<U>, down_tx: DownSender<D>) {
     let mut up_ended = false;
-    let broken =
-        tokio::try_join!(to_client(&socket, &down_tx), to_peer(&socket, &mut up, &mut up_ended)).err();
+    let broken = both_ways(&socket, &mut up, &mut up_ended, &down_tx).await.err();
     match broken {
         None => {}
         // Everything that the client wanted to say has been handed to the kernel, which delivers it.
@@ -170,6 +169,30 @@ pub(crate) async fn run<U: Up, D: Down>(socket: Socket, mut up: Streaming<U>, do
                 drop(timeout(LAST_WORD, last_word).await);
             }
         }
+    }
+}
+
+async fn both_ways<U: Up, D: Down>(
+    socket: &Socket,
+    up: &mut Streaming<U>,
+    up_ended: &mut bool,
+    down_tx: &DownSender<D>,
+) -> Result<(), Broken> {
+    let mut to_peer = pin!(to_peer(socket, up, up_ended));
+    let mut to_client = pin!(to_client(socket, down_tx));
+    // What the client has said comes before what it is told.
+    tokio::select! {
+        biased;
+        said = &mut to_peer => {
+            said?;
+            to_client.await
+        }
+        told = &mut to_client => match told {
+            Ok(()) => to_peer.await,
+            // A client may leave as soon as it has said everything, and what it said is still on its way.
+            Err(Broken::Client) => timeout(DRAIN, to_peer).await.unwrap_or(Err(Broken::Client)),
+            broken => broken,
+        },
     }
 }
 
@@ -230,9 +253,8 @@ async fn to_peer<U: Up>(socket: &Socket, up: &mut Streaming<U>, ended: &mut bool
                 Some(Chunk::Reset) => return Err(Broken::Client),
                 None => {}
             },
-            // The end of the requests is a half-close, too.
-            Ok(None) => break,
-            Err(_) => return Err(Broken::Client),
+            // An end without a word is a client that broke.
+            Ok(None) | Err(_) => return Err(Broken::Client),
         }
     }
     socket.shutdown_write();

@@ -76,7 +76,7 @@ impl CaptureThread {
     ) -> Result<Self, MirrorError> {
         let mut flows = Flows::default();
         flows.set_ports(ports);
-        let captured: Vec<u16> = flows.live_ports().collect();
+        let captured: Vec<u16> = flows.live_ports(now_ns()).collect();
         let capture = Capture::open(&CaptureOptions::default(), &captured).map_err(MirrorError::Capture)?;
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io_error)?);
         let shared: Arc<Shared> = Arc::default();
@@ -189,7 +189,7 @@ impl Worker {
     }
 
     fn set_filter(&mut self) -> Result<(), MirrorError> {
-        let ports: Vec<u16> = self.flows.live_ports().collect();
+        let ports: Vec<u16> = self.flows.live_ports(now_ns()).collect();
         if ports != self.captured {
             self.capture.set_ports(&ports).map_err(MirrorError::Capture)?;
             self.captured = ports;
@@ -229,6 +229,12 @@ impl Worker {
         self.flows.sweep(now_ns(), &mut self.out);
         self.out.flush();
         self.judge.look_around();
+        if let Err(error) = self.set_filter() {
+            tracing::warn!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "more is captured than needed"
+            );
+        }
         self.publish();
     }
 
@@ -278,8 +284,10 @@ impl Namespace {
         let Some(conntrack) = self.conntrack.as_ref().filter(|_| self.redirects || self.tracked) else {
             return false;
         };
-        match conntrack.lookup(&Flow { transport: Transport::Tcp, src: client, dst: server }) {
-            Ok(reply) => reply.is_some_and(|reply| reply.src != server),
+        let flow = Flow { transport: Transport::Tcp, src: client, dst: server };
+        match conntrack.lookup(&flow) {
+            // Tracking that began in the middle may take the server for the one who began; that is no redirection.
+            Ok(reply) => reply.is_some_and(|reply| reply.src != server && reply != flow),
             Err(error) => {
                 // Without CAP_NET_ADMIN nobody can be asked, but then we redirect nothing either.
                 tracing::warn!(

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     address,
-    limits::{FLOW_IDLE, FLOW_LINGER, FLOWS, OUT_OF_ORDER, OUT_OF_ORDER_ALL},
+    limits::{FLOW_IDLE, FLOW_LINGER, FLOWS, MIRROR_LINGER, OUT_OF_ORDER, OUT_OF_ORDER_ALL},
 };
 
 /// What decides about new connections.
@@ -37,6 +37,11 @@ pub(crate) trait Judge {
 
 /// Until when new connections of a port are mirrored: nanoseconds since the epoch; `None`: they are now.
 pub(crate) type Until = Option<u64>;
+
+/// Whether packets of a port are still needed: beginnings of connections may be under way, and open ones go on to their end.
+pub(crate) fn is_live(until: Until, now_ns: u64, open: u64) -> bool {
+    open > 0 || until.is_none_or(|until| Duration::from_nanos(now_ns.saturating_sub(until)) < MIRROR_LINGER)
+}
 
 /// Numbers of one port since it was first mirrored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,11 +160,11 @@ impl Flows {
         self.pending = self.table.values().map(Flow::pending).sum();
     }
 
-    /// Ports whose packets are still needed.
-    pub(crate) fn live_ports(&self) -> impl Iterator<Item = u16> {
+    /// Ports whose packets are still needed. `now_ns`: time of the day.
+    pub(crate) fn live_ports(&self, now_ns: u64) -> impl Iterator<Item = u16> {
         self.ports
             .iter()
-            .filter(|(port, until)| until.is_none() || self.open(**port) > 0)
+            .filter(move |(port, until)| is_live(**until, now_ns, self.open(**port)))
             .map(|(port, _)| *port)
     }
 

@@ -5,14 +5,14 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use mirrord_protocol::agent::v1::{self as wire, accept_down, accept_up};
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -38,8 +38,8 @@ struct Inner {
     /// Accept call --slot--> listener; full: the call is refused
     slots_tx: mpsc::Sender<Slot>,
     slots_rx: tokio::sync::Mutex<mpsc::Receiver<Slot>>,
-    /// A client with subscriptions is there. Without one nothing waits.
-    has_client: AtomicBool,
+    /// A client with subscriptions is there. Without one nothing waits. owner --whether--> waiting connections
+    has_client: watch::Sender<bool>,
     open: Mutex<BTreeMap<u16, Open>>,
     last_id: AtomicU64,
     ending: CancellationToken,
@@ -100,7 +100,7 @@ impl Parking {
         Self(Arc::new(Inner {
             slots_tx,
             slots_rx: tokio::sync::Mutex::new(slots_rx),
-            has_client: AtomicBool::new(false),
+            has_client: watch::Sender::new(false),
             open: Mutex::default(),
             last_id: AtomicU64::new(0),
             ending,
@@ -109,7 +109,7 @@ impl Parking {
 
     /// Says whether a client with subscriptions is there.
     pub(crate) fn set_client(&self, there: bool) {
-        self.0.has_client.store(there, Ordering::Relaxed);
+        self.0.has_client.send_replace(there);
     }
 
     pub(crate) fn ending(&self) -> &CancellationToken {
@@ -128,11 +128,9 @@ impl Parking {
 
     /// Gives the connection to the first parked call that is still there. Gives it back when none comes in time.
     pub(crate) async fn place(&self, stolen: Stolen) -> Result<(), Stolen> {
-        if !self.0.has_client.load(Ordering::Relaxed) {
-            return Err(stolen);
-        }
+        let mut has_client = self.0.has_client.subscribe();
         let mut waiting = Some(stolen);
-        let placed = timeout(PARK_WAIT, async {
+        let place = timeout(PARK_WAIT, async {
             while waiting.is_some() {
                 // Connections wait for the lock in the order of their arrival. A call that has gone away refuses.
                 let slot = self.0.slots_rx.lock().await.recv().await;
@@ -141,8 +139,13 @@ impl Parking {
                 }
             }
         });
-        // Too late: the connection is still in `waiting`, as nothing waits between taking it out and giving it away.
-        drop(placed.await);
+        // Too late, or the client has left: the connection is still in `waiting`, as nothing waits between taking it out and giving
+        // it away.
+        tokio::select! {
+            biased;
+            _ = has_client.wait_for(|there| !there) => {}
+            _ = place => {}
+        }
         waiting.map_or(Ok(()), Err)
     }
 

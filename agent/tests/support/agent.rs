@@ -25,15 +25,15 @@ use tonic::{
 };
 
 /// No test waits longer for anything.
-pub const LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 const TOKEN: &str = "a-token-for-tests";
 
 /// The generated client with a token.
-pub type Client = AgentClient<InterceptedService<Channel, Token>>;
+pub(crate) type Client = AgentClient<InterceptedService<Channel, Token>>;
 
 /// Puts a token on every call.
 #[derive(Clone)]
-pub struct Token(&'static str);
+pub(crate) struct Token(&'static str);
 
 impl Interceptor for Token {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -45,18 +45,18 @@ impl Interceptor for Token {
 }
 
 /// A running agent. It is killed with the value.
-pub struct Agent {
-    pub child: Child,
+pub(crate) struct Agent {
+    pub(crate) child: Child,
     folder: TempDir,
 }
 
 impl Agent {
     /// Starts one beside a process; returns when it is ready.
-    pub fn start(pid: u32) -> Self {
+    pub(crate) fn start(pid: u32) -> Self {
         Self::start_with(pid, &["--idle-timeout", "30"])
     }
 
-    pub fn start_with(pid: u32, options: &[&str]) -> Self {
+    pub(crate) fn start_with(pid: u32, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut child = Command::new(executable())
             .arg("--listen")
@@ -74,11 +74,11 @@ impl Agent {
         Self { child, folder }
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         self.client_with(TOKEN).await
     }
 
-    pub async fn client_with(&self, token: &'static str) -> Client {
+    pub(crate) async fn client_with(&self, token: &'static str) -> Client {
         let path = socket(self.folder.path());
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
@@ -95,7 +95,7 @@ impl Agent {
     }
 
     /// Its status once it has ended by itself.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + LIMIT;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -125,26 +125,26 @@ fn socket(folder: &Path) -> PathBuf {
 }
 
 /// A Subscriptions call.
-pub struct Subscriptions {
+pub(crate) struct Subscriptions {
     requests_tx: mpsc::Sender<SubscriptionRequest>,
     replies: Streaming<SubscriptionReply>,
     last_id: u64,
 }
 
 impl Subscriptions {
-    pub async fn open(client: &mut Client) -> Self {
+    pub(crate) async fn open(client: &mut Client) -> Self {
         let (requests_tx, requests_rx) = mpsc::channel(8);
         let replies = client.subscriptions(ReceiverStream::new(requests_rx)).await.unwrap().into_inner();
         Self { requests_tx, replies, last_id: 0 }
     }
 
     /// Sets a mode and waits until it holds.
-    pub async fn set(&mut self, port: u16, mode: Mode) {
+    pub(crate) async fn set(&mut self, port: u16, mode: Mode) {
         let ack = self.try_set(port.into(), mode).await;
         assert_eq!((ack.error.as_str(), ack.mode()), ("", mode));
     }
 
-    pub async fn try_set(&mut self, port: u32, mode: Mode) -> SubscriptionAck {
+    pub(crate) async fn try_set(&mut self, port: u32, mode: Mode) -> SubscriptionAck {
         self.last_id += 1;
         let request = SubscriptionRequest { id: self.last_id, port, mode: mode.into() };
         self.requests_tx.send(request).await.unwrap();
@@ -157,7 +157,7 @@ impl Subscriptions {
     }
 
     /// Waits until a status of the port satisfies the condition.
-    pub async fn until(&mut self, condition: impl Fn(&PortStatus) -> bool) -> PortStatus {
+    pub(crate) async fn until(&mut self, condition: impl Fn(&PortStatus) -> bool) -> PortStatus {
         loop {
             if let subscription_reply::Kind::Status(status) = self.next().await
                 && condition(&status)
@@ -167,7 +167,7 @@ impl Subscriptions {
         }
     }
 
-    pub async fn notice(&mut self) -> wire::AgentNotice {
+    pub(crate) async fn notice(&mut self) -> wire::AgentNotice {
         loop {
             if let subscription_reply::Kind::Notice(notice) = self.next().await {
                 return notice;

@@ -8,12 +8,12 @@ use std::{
 };
 
 /// Port of the echo over TCP and UDP.
-pub const ECHO: u16 = 80;
+pub(crate) const ECHO: u16 = 80;
 /// Path of the unix socket.
-pub const SOCKET: &str = "/run/echo.sock";
+pub(crate) const SOCKET: &str = "/run/echo.sock";
 
 /// Starts them on threads of their own.
-pub fn serve() {
+pub(crate) fn serve() {
     let listener = TcpListener::bind(("::", ECHO)).unwrap();
     thread::spawn(move || {
         for socket in listener.incoming() {
@@ -53,13 +53,13 @@ where
 }
 
 /// Says something to the echo and hears it.
-pub fn ping(socket: &mut TcpStream, text: &str) {
+pub(crate) fn ping(socket: &mut TcpStream, text: &str) {
     socket.write_all(text.as_bytes()).unwrap();
     expect(socket, text);
 }
 
 /// Reads exactly this text.
-pub fn expect(socket: &mut TcpStream, text: &str) {
+pub(crate) fn expect(socket: &mut TcpStream, text: &str) {
     let mut heard = vec![0; text.len()];
     socket.read_exact(&mut heard).unwrap();
     assert_eq!(String::from_utf8_lossy(&heard), text);

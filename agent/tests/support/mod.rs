@@ -5,22 +5,22 @@
 #![allow(dead_code, reason = "each test file uses its part of it")]
 #![allow(clippy::allow_attributes, reason = "whether something is unused differs between the test files")]
 
-pub mod agent;
-pub mod app;
-pub mod target;
+pub(crate) mod agent;
+pub(crate) mod app;
+pub(crate) mod target;
 
 use std::process::Command;
 
 /// Set in the process that runs inside the node.
 const INSIDE: &str = "MIRRORD_TEST_NODE";
 /// Addresses of the node and of the target.
-pub const NODE_IP: &str = "10.244.0.1";
-pub const TARGET_IP: &str = "10.244.0.5";
-pub const NODE_IP6: &str = "fd00:244::1";
-pub const TARGET_IP6: &str = "fd00:244::5";
+pub(crate) const NODE_IP: &str = "10.244.0.1";
+pub(crate) const TARGET_IP: &str = "10.244.0.5";
+pub(crate) const NODE_IP6: &str = "fd00:244::1";
+pub(crate) const TARGET_IP6: &str = "fd00:244::5";
 
 /// Runs the body of the test `name` inside a fresh node. `name` must be the whole name of the calling test.
-pub fn in_node<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
+pub(crate) fn in_node<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
     if std::env::var_os(INSIDE).is_some() {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -36,7 +36,7 @@ pub fn in_node<F: Future<Output = ()>>(name: &str, body: impl FnOnce() -> F) {
 }
 
 /// unshare(1) with a user namespace where the caller is not root and wants to be.
-pub fn unshare(as_root: bool) -> Command {
+pub(crate) fn unshare(as_root: bool) -> Command {
     let mut command = Command::new("unshare");
     if as_root && !rustix::process::geteuid().is_root() {
         command.args(["--user", "--map-root-user"]);

@@ -20,15 +20,15 @@ use super::{NODE_IP, NODE_IP6, TARGET_IP, TARGET_IP6, app, unshare};
 const ROLE: &str = "MIRRORD_TEST_TARGET";
 
 /// A running target. It ends with the value.
-pub struct Target {
+pub(crate) struct Target {
     child: Child,
     stdin: Option<ChildStdin>,
-    pub root: TempDir,
+    pub(crate) root: TempDir,
 }
 
 impl Target {
     /// Starts one beside the current node and joins both by a veth pair.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let target = Self::spawn(false);
         let rtnl = Rtnl::open().unwrap();
         rtnl.set_up(rtnl.index("lo").unwrap()).unwrap();
@@ -42,7 +42,7 @@ impl Target {
     }
 
     /// One in a user namespace of its own and without a node.
-    pub fn start_alone() -> Self {
+    pub(crate) fn start_alone() -> Self {
         Self::spawn(true).go()
     }
 
@@ -73,11 +73,11 @@ impl Target {
     }
 
     /// unshare(1) has become the process itself.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -102,7 +102,7 @@ fn fill_root(root: &Path) {
 }
 
 /// The body of the test `target_role`: in the target's process it never returns, elsewhere it does nothing.
-pub fn role() {
+pub(crate) fn role() {
     let Some(root) = std::env::var_os(ROLE) else { return };
     let mut stdin = std::io::stdin().lines();
     println!("\nmade");

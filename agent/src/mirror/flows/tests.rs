@@ -180,9 +180,11 @@ async fn a_switched_port_keeps_what_began_before() {
     bench.packet(SERVER, "10.244.0.9:1", true, false, SYN_ACK, (1, 2), b"");
     bench.packet("10.244.0.8:1", SERVER, false, false, ACK, (1, 1), b"mid");
     assert!(bench.told().await.is_empty(), "later ones are not ours");
-    assert_eq!(bench.flows.live_ports().collect::<Vec<_>>(), [80]);
+    let later = NOW + u64::try_from(MIRROR_LINGER.as_nanos()).unwrap() + 2;
+    assert_eq!(bench.flows.live_ports(later).collect::<Vec<_>>(), [80]);
     bench.client(RST_ACK, 101, 501, b"");
-    assert_eq!(bench.flows.live_ports().count(), 0, "the last connection has ended");
+    assert_eq!(bench.flows.live_ports(later - 1).count(), 1, "more may have begun in time");
+    assert_eq!(bench.flows.live_ports(later).count(), 0, "the last connection has ended");
 }
 
 #[tokio::test(start_paused = true)]
