@@ -51,7 +51,7 @@ impl Args {
         let (mut listen, mut target_pid, mut idle_timeout, mut end_with_stdin) = (None, None, IDLE, false);
         while let Some(option) = args.next() {
             match option.to_str() {
-                Some("--listen") => listen = Some(parse_listen(value("--listen", &mut args)?)?),
+                Some("--listen") => listen = Some(parse_listen(&value("--listen", &mut args)?)?),
                 Some("--target-pid") => target_pid = Some(parse_pid(&value("--target-pid", &mut args)?)?),
                 Some("--idle-timeout") => {
                     idle_timeout = parse_seconds(&value("--idle-timeout", &mut args)?)?;
@@ -77,7 +77,7 @@ fn refuse(option: &'static str, value: &OsString, reason: &'static str) -> ArgsE
     ArgsError::Value { option, value: value.to_string_lossy().into_owned(), reason }
 }
 
-fn parse_listen(text: OsString) -> Result<Listen, ArgsError> {
+fn parse_listen(text: &OsString) -> Result<Listen, ArgsError> {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     if let Some(path) = text.as_bytes().strip_prefix(b"unix:").filter(|path| !path.is_empty()) {
         return Ok(Listen::Unix(OsString::from_vec(path.to_vec()).into()));
@@ -86,9 +86,9 @@ fn parse_listen(text: OsString) -> Result<Listen, ArgsError> {
     match address {
         Some(address) if is_loopback(&address) => Ok(Listen::Tcp(address)),
         Some(_) => {
-            Err(refuse("--listen", &text, "only a loopback address is allowed, others could reach any other"))
+            Err(refuse("--listen", text, "only a loopback address is allowed, others could reach any other"))
         }
-        None => Err(refuse("--listen", &text, "write unix:PATH or tcp:127.0.0.1:PORT")),
+        None => Err(refuse("--listen", text, "write unix:PATH or tcp:127.0.0.1:PORT")),
     }
 }
 

@@ -116,8 +116,10 @@ pub(crate) const OUT_OF_ORDER_ALL: usize = 64 << 20;
 pub(crate) const FLOWS: usize = 65_536;
 /// How long an ended connection is remembered, so that its last packets do not look like a new one.
 pub(crate) const FLOW_LINGER: Duration = Duration::from_secs(5);
-/// A mirrored connection without a packet for so long counts as ended; its end was lost.
-pub(crate) const FLOW_IDLE: Duration = Duration::from_secs(3600);
+/// After so long without a packet the target is asked whether it still has the connection: its end may have been lost.
+pub(crate) const FLOW_QUIET: Duration = Duration::from_secs(5);
+/// Connections that are asked about in one go; a question takes some microseconds.
+pub(crate) const FLOW_QUESTIONS: usize = 256;
 /// How long a port is captured after its last mirrored moment: a handshake that has begun may need a few retransmissions.
 pub(crate) const MIRROR_LINGER: Duration = Duration::from_secs(10);
 /// How often the table of connections is searched for those two.

@@ -72,14 +72,7 @@ impl AgentService {
     /// Runs a call's work until it ends or the agent does.
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let ending = self.inner.life.ending().clone();
-        self.inner.tasks.spawn(async move {
-            // The work goes first, so that what has ended by itself is not called cancelled.
-            tokio::select! {
-                biased;
-                () = work => {}
-                () = ending.cancelled() => {}
-            }
-        });
+        self.inner.tasks.spawn(ending.run_until_cancelled_owned(work));
     }
 }
 

@@ -176,14 +176,7 @@ impl Steal {
             tasks: self.tasks.clone(),
             port,
         };
-        let stop = listening.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = thief.accept(listener) => {}
-            }
-        });
+        self.tasks.spawn(thief.accept(listener, listening.clone()));
         Ok(Table { rules: StealTable::new(netlink, port), idle_since: Some(Instant::now()), listening })
     }
 }
@@ -220,9 +213,9 @@ struct Thief {
 }
 
 impl Thief {
-    async fn accept(self, listener: TcpListener) {
-        loop {
-            match listener.accept().await {
+    async fn accept(self, listener: TcpListener, listening: CancellationToken) {
+        while let Some(accepted) = listening.run_until_cancelled(listener.accept()).await {
+            match accepted {
                 Ok((socket, client)) => {
                     let this = self.clone();
                     self.tasks.spawn(async move { this.hand_over(socket, client).await });
@@ -246,16 +239,12 @@ impl Thief {
             tracing::debug!(%error, "a stolen connection is gone already");
         }
         let stolen = Stolen::new(&self.parking, socket, address::canonical(client), server);
-        let ending = self.parking.ending().clone();
         let work = async {
             if let Err(stolen) = self.parking.place(stolen).await {
                 pass::to_target(&self.network, stolen).await;
             }
         };
-        tokio::select! {
-            biased;
-            () = work => {}
-            () = ending.cancelled() => {}
-        }
+        // Cut off at the end, when nobody waits for it any more.
+        self.parking.ending().run_until_cancelled(work).await;
     }
 }

@@ -109,7 +109,7 @@ async fn to_peer(socket: &UdpSocket, up: &mut Streaming<wire::UdpUp>, down_tx: &
 
 async fn to_client(socket: &UdpSocket, down_tx: &DownSender<wire::UdpDown>) {
     let mut buffer = vec![0; DATAGRAM];
-    loop {
+    while !down_tx.is_closed() {
         match socket.recv(&mut buffer).await {
             Ok(length) => {
                 let datagram = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());

@@ -1,6 +1,15 @@
 //! The agent beside a real target: who may talk to it, what it says, environment, files, and when it ends.
-#![allow(missing_docs, reason = "a test")]
-#![allow(clippy::allow_attributes, reason = "whether it is missing depends on the crate type")]
+#![allow(
+    clippy::allow_attributes,
+    clippy::disallowed_methods,
+    clippy::exit,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    dead_code,
+    reason = "a test fails by panicking, and each file uses its part of the support"
+)]
 
 mod support;
 

@@ -19,6 +19,7 @@ use mirrord_netns::{
     capture::{Capture, CaptureOptions, Frame},
     conntrack::Conntrack,
     packet,
+    sock_diag::SockDiag,
 };
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll},
@@ -82,6 +83,7 @@ impl CaptureThread {
         let shared: Arc<Shared> = Arc::default();
         let (orders_tx, orders_rx) = sync_channel(CAPTURE_ORDERS);
         let conntrack = network::netlink(netlink::NETFILTER).ok().map(Conntrack::from_socket);
+        let diagnosis = network::netlink(netlink::SOCK_DIAG).ok().map(SockDiag::from_socket);
         let worker = Worker {
             capture,
             captured,
@@ -89,7 +91,7 @@ impl CaptureThread {
             generation: queue.generation(),
             out: Producer::new(queue.clone()),
             queue,
-            judge: Namespace { conntrack, redirects, tracked: false, own },
+            judge: Namespace { conntrack, diagnosis, redirects, tracked: false, own },
             orders_rx,
             wake: Arc::clone(&wake),
             shared: Arc::clone(&shared),
@@ -226,7 +228,7 @@ impl Worker {
 
     fn sweep(&mut self) {
         self.swept = Instant::now();
-        self.flows.sweep(now_ns(), &mut self.out);
+        self.flows.sweep(now_ns(), &mut self.judge, &mut self.out);
         self.out.flush();
         self.judge.look_around();
         if let Err(error) = self.set_filter() {
@@ -267,6 +269,7 @@ fn take(frame: Frame<'_>, flows: &mut Flows, judge: &mut Namespace, out: &mut Pr
 /// Knows which connections are not the target's own.
 struct Namespace {
     conntrack: Option<Conntrack>,
+    diagnosis: Option<SockDiag>,
     /// We redirect ourselves.
     redirects: bool,
     /// Somebody tracks connections here, so somebody may redirect.
@@ -304,5 +307,36 @@ impl Namespace {
 impl Judge for Namespace {
     fn is_foreign(&mut self, client: SocketAddr, server: SocketAddr) -> bool {
         self.own.contains(client) || self.is_redirected(client, server)
+    }
+
+    fn is_gone(&mut self, client: SocketAddr, server: SocketAddr) -> bool {
+        let diagnosis = self.diagnosis.as_ref();
+        diagnosis.is_some_and(|diagnosis| matches!(diagnosis.tcp_state(server, client), Ok(None)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_knows_which_connections_are_gone() {
+        let diagnosis = network::netlink(netlink::SOCK_DIAG).ok().map(SockDiag::from_socket);
+        let own = OwnConnections::default();
+        let mut namespace = Namespace { conntrack: None, diagnosis, redirects: false, tracked: false, own };
+        for listen in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(listen).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, peer) = listener.accept().unwrap();
+            let local = server.local_addr().unwrap();
+            assert!(!namespace.is_gone(peer, local));
+            mirrord_netns::sockopt::reset_on_close(&server).unwrap();
+            drop((server, client));
+            assert!(namespace.is_gone(peer, local), "the listener alone is no connection");
+        }
+        namespace.diagnosis = None;
+        assert!(!namespace.is_gone(([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into()), "nobody can say");
     }
 }

@@ -26,13 +26,16 @@ use super::{
 };
 use crate::{
     address,
-    limits::{FLOW_IDLE, FLOW_LINGER, FLOWS, MIRROR_LINGER, OUT_OF_ORDER, OUT_OF_ORDER_ALL},
+    limits::{FLOW_LINGER, FLOW_QUESTIONS, FLOW_QUIET, FLOWS, MIRROR_LINGER, OUT_OF_ORDER, OUT_OF_ORDER_ALL},
 };
 
 /// What decides about new connections.
 pub(crate) trait Judge {
     /// Whether the connection belongs to somebody else: redirected by address translation, or opened by this agent.
     fn is_foreign(&mut self, client: SocketAddr, server: SocketAddr) -> bool;
+
+    /// Whether the target surely has no such connection any more.
+    fn is_gone(&mut self, client: SocketAddr, server: SocketAddr) -> bool;
 }
 
 /// Until when new connections of a port are mirrored: nanoseconds since the epoch; `None`: they are now.
@@ -108,6 +111,7 @@ struct Key {
 
 #[derive(Debug)]
 struct Flow {
+    /// Last packet, or last question whether the connection is still there.
     last_ns: u64,
     state: State,
 }
@@ -395,6 +399,19 @@ impl Flows {
         self.set_ended(key);
     }
 
+    /// The end of a connection was lost.
+    fn abandon(&mut self, key: Key, time_ns: u64, out: &mut Producer) {
+        let Some(Flow { state: State::Mirrored(flow), .. }) = self.table.get_mut(&key) else { return };
+        if let Some(counters) = self.counters.get_mut(&key.server.port()) {
+            let Mirrored { id, client, server, .. } = &mut **flow;
+            let mut teller = Teller { id: *id, time_ns, from_server: false, counters, out };
+            client.direction.abandon(|piece| teller.tell(&mut client.untold, piece));
+            teller.from_server = true;
+            server.direction.abandon(|piece| teller.tell(&mut server.untold, piece));
+        }
+        self.set_ended(key);
+    }
+
     fn set_ended(&mut self, key: Key) {
         let Some(flow) = self.table.get_mut(&key) else { return };
         if let State::Mirrored(mirrored) = &flow.state {
@@ -407,7 +424,7 @@ impl Flows {
     }
 
     /// Tells what could not be told yet, and removes what is over. `now_ns`: time of the day.
-    pub(crate) fn sweep(&mut self, now_ns: u64, out: &mut Producer) {
+    pub(crate) fn sweep(&mut self, now_ns: u64, judge: &mut impl Judge, out: &mut Producer) {
         for (key, flow) in &mut self.table {
             if let State::Mirrored(flow) = &mut flow.state
                 && out.has_room(0)
@@ -417,14 +434,19 @@ impl Flows {
             }
         }
         let age = |flow: &Flow| Duration::from_nanos(now_ns.saturating_sub(flow.last_ns));
-        let idle: Vec<Key> = self
+        let quiet: Vec<Key> = self
             .table
             .iter()
-            .filter(|(_, flow)| matches!(flow.state, State::Mirrored(_)) && age(flow) > FLOW_IDLE)
+            .filter(|(_, flow)| matches!(flow.state, State::Mirrored(_)) && age(flow) > FLOW_QUIET)
             .map(|(key, _)| *key)
+            .take(FLOW_QUESTIONS)
             .collect();
-        for key in idle {
-            self.end(key, now_ns, true, false, out);
+        for key in quiet {
+            if judge.is_gone(key.client, key.server) {
+                self.abandon(key, now_ns, out);
+            } else if let Some(flow) = self.table.get_mut(&key) {
+                flow.last_ns = now_ns;
+            }
         }
         self.table.retain(|_, flow| match flow.state {
             State::Mirrored(_) => true,
@@ -481,6 +503,12 @@ impl Teller<'_> {
                 if self.out.has_room(0) {
                     self.tell_gap(untold);
                 }
+            }
+            Piece::Unknown => {
+                self.tell_gap(untold);
+                self.counters.gaps += 1;
+                let gap = MirrorGap { from_server: self.from_server, bytes: 0, unknown_length: true };
+                self.out.control(self.id, self.time_ns, Kind::Gap(gap));
             }
             Piece::End => {
                 self.tell_gap(untold);

@@ -36,6 +36,8 @@ pub(crate) enum Piece<'a> {
     Data(&'a [u8]),
     /// So many bytes are lost.
     Gap(u64),
+    /// Bytes may be lost, and nobody knows how many.
+    Unknown,
     /// The sender has ended the stream; nothing follows.
     End,
 }
@@ -128,6 +130,16 @@ impl Direction {
     /// The other direction has ended: if this one's FIN may have been lost, it was.
     pub(crate) fn settle(&mut self, mut out: impl FnMut(Piece<'_>)) {
         if self.doubt && !self.ended {
+            self.end = Some(self.position);
+            self.finish(&mut out);
+        }
+    }
+
+    /// The connection is gone without a word about this direction's end.
+    pub(crate) fn abandon(&mut self, mut out: impl FnMut(Piece<'_>)) {
+        self.settle(&mut out);
+        if !self.ended {
+            out(Piece::Unknown);
             self.end = Some(self.position);
             self.finish(&mut out);
         }

@@ -2,8 +2,6 @@
 //!
 //! A test runs itself again inside the node's namespaces ([`in_node`]); from there the target is one veth away, as a pod is from
 //! its node. No root is needed: without it the node has a user namespace of its own.
-#![allow(dead_code, reason = "each test file uses its part of it")]
-#![allow(clippy::allow_attributes, reason = "whether something is unused differs between the test files")]
 
 pub(crate) mod agent;
 pub(crate) mod app;

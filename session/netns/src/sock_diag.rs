@@ -20,8 +20,9 @@ use crate::{
 const BY_FAMILY: u16 = 20;
 const V4: u8 = 2;
 const V6: u8 = 10;
-/// TCP_LISTEN as a bit of the wanted states.
-const LISTENING: u32 = 1 << 10;
+/// TCP_LISTEN (net/tcp_states.h), and as a bit of the wanted states.
+const STATE_LISTEN: u8 = 10;
+const LISTENING: u32 = 1 << STATE_LISTEN;
 /// No cookie given (INET_DIAG_NOCOOKIE).
 const NO_COOKIE: u64 = u64::MAX;
 /// SKNLGRP_INET_TCP_DESTROY (1) and SKNLGRP_INET6_TCP_DESTROY (3) as bits.
@@ -81,6 +82,24 @@ impl SockDiag {
             Ok(answer) => Ok(answer.is_some_and(|answer| answer.kind == BY_FAMILY)),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
             Err(source) => Err(SockDiagError { operation: "look a socket up", source }),
+        }
+    }
+
+    /// State (as in tcp_states.h) of the TCP socket with exactly these two ends; `None`: there is none.
+    ///
+    /// # Errors
+    /// [`SockDiagError`].
+    pub fn tcp_state(&self, local: SocketAddr, remote: SocketAddr) -> Result<Option<u8>, SockDiagError> {
+        let family = if local.is_ipv4() { V4 } else { V6 };
+        match self.netlink.ask(request(family, Transport::Tcp, u32::MAX, local, remote)) {
+            Ok(answer) => {
+                let entry = answer.filter(|answer| answer.kind == BY_FAMILY);
+                let entry = entry.and_then(|answer| Entry::read(&answer.payload));
+                // Without such a connection the kernel answers with the listener that would take it.
+                Ok(entry.map(|entry| entry.state).filter(|state| *state != STATE_LISTEN))
+            }
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(source) => Err(SockDiagError { operation: "look a connection up", source }),
         }
     }
 

@@ -16,17 +16,24 @@ const SERVER: &str = "10.244.0.5:80";
 const NOW: u64 = 1_000_000_000_000;
 
 #[derive(Default)]
-struct Foreign(HashSet<SocketAddr>);
+struct Known {
+    foreign: HashSet<SocketAddr>,
+    gone: HashSet<SocketAddr>,
+}
 
-impl Judge for Foreign {
+impl Judge for Known {
     fn is_foreign(&mut self, client: SocketAddr, _: SocketAddr) -> bool {
-        self.0.contains(&client)
+        self.foreign.contains(&client)
+    }
+
+    fn is_gone(&mut self, client: SocketAddr, _: SocketAddr) -> bool {
+        self.gone.contains(&client)
     }
 }
 
 struct Bench {
     flows: Flows,
-    foreign: Foreign,
+    known: Known,
     out: Producer,
     reader: MirrorReader,
     time_ns: u64,
@@ -38,7 +45,7 @@ impl Bench {
         let mut flows = Flows::default();
         flows.set_ports(ports.iter().copied().collect());
         let reader = queue.attach();
-        Self { flows, foreign: Foreign::default(), out: Producer::new(queue), reader, time_ns: NOW }
+        Self { flows, known: Known::default(), out: Producer::new(queue), reader, time_ns: NOW }
     }
 
     fn client(&mut self, flags: TcpFlags, seq: u32, ack: u32, payload: &[u8]) {
@@ -71,7 +78,7 @@ impl Bench {
             payload,
             payload_len: payload.len(),
         };
-        self.flows.packet(&packet, &mut self.foreign, &mut self.out);
+        self.flows.packet(&packet, &mut self.known, &mut self.out);
     }
 
     fn handshake(&mut self) {
@@ -94,6 +101,10 @@ impl Bench {
         told
     }
 
+    fn sweep(&mut self, now_ns: u64) {
+        self.flows.sweep(now_ns, &mut self.known, &mut self.out);
+    }
+
     fn counters(&self) -> Counters {
         self.flows.counters()[&80]
     }
@@ -114,6 +125,7 @@ fn short(item: &MirrorItem) -> String {
         }
         Kind::FromClient(data) => format!("client {}", text(data)),
         Kind::FromServer(data) => format!("server {}", text(data)),
+        Kind::Gap(gap) if gap.unknown_length => format!("{} gap unknown", side(gap.from_server)),
         Kind::Gap(gap) => format!("{} gap {}", side(gap.from_server), gap.bytes),
         Kind::Closed(closed) => {
             format!("{} {}", side(closed.from_server), if closed.reset { "reset" } else { "end" })
@@ -162,7 +174,7 @@ async fn refused_and_reset_connections() {
 #[tokio::test(start_paused = true)]
 async fn foreign_connections_are_left_alone() {
     let mut bench = Bench::new(&[(80, None)]);
-    bench.foreign.0.insert(CLIENT.parse().unwrap());
+    bench.known.foreign.insert(CLIENT.parse().unwrap());
     bench.handshake();
     bench.client(ACK, 101, 501, b"GET");
     bench.server(ACK, 501, 104, b"200");
@@ -250,7 +262,7 @@ async fn lost_packets_and_a_slow_client_are_gaps_of_exact_size() {
         seq += 50_000;
     }
     bench.told().await;
-    bench.flows.sweep(bench.time_ns, &mut bench.out);
+    bench.sweep(bench.time_ns);
     let told = bench.told().await;
     assert!(matches!(told.as_slice(), [gap] if gap.starts_with("1: server gap ")), "{told:?}");
 }
@@ -259,13 +271,21 @@ async fn lost_packets_and_a_slow_client_are_gaps_of_exact_size() {
 async fn time_cleans_up() {
     let mut bench = Bench::new(&[(80, None)]);
     bench.handshake();
+    bench.client(ACK, 101, 501, b"half a");
     bench.packet("10.244.0.1:5", SERVER, false, false, SYN, (100, 0), b"");
     let second = 1_000_000_000;
-    bench.flows.sweep(NOW + 60 * second, &mut bench.out);
+    bench.sweep(NOW + 60 * second);
     assert_eq!(bench.flows.table.len(), 1, "an attempt without answer is forgotten");
-    bench.flows.sweep(NOW + 2 * 3600 * second, &mut bench.out);
-    assert_eq!(bench.told().await, ["1: open 80", "1: client reset"]);
-    bench.flows.sweep(NOW + 3 * 3600 * second, &mut bench.out);
+    assert_eq!(bench.told().await, ["1: open 80", "1: client half a"]);
+    bench.sweep(NOW + 7200 * second);
+    assert!(bench.told().await.is_empty(), "quiet, but still there");
+    bench.known.gone.insert(CLIENT.parse().unwrap());
+    bench.sweep(NOW + 7201 * second);
+    assert!(bench.told().await.is_empty(), "asked a moment ago");
+    bench.sweep(NOW + 7210 * second);
+    let lost = ["1: client gap unknown", "1: client end", "1: server gap unknown", "1: server end"];
+    assert_eq!(bench.told().await, lost);
+    bench.sweep(NOW + 7300 * second);
     assert!(bench.flows.table.is_empty());
     assert_eq!(bench.counters().open, 0);
 }
