@@ -108,6 +108,8 @@ pub(super) struct Driver<P> {
     deadline: Option<(Instant, Deadline)>,
     /// Whether the command has been started and something of its tree may live.
     pub(super) tree: bool,
+    /// How the command ended. Published together with what that means: viewers of an owned session leave at once.
+    exit: Option<wire::Exit>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +220,7 @@ impl<P: Parts> Driver<P> {
             agent_restarts: 0,
             deadline: None,
             tree: false,
+            exit: None,
         }
     }
 
@@ -273,15 +276,16 @@ impl<P: Parts> Driver<P> {
     }
 
     fn stop(&mut self, stop: Stop) -> Next {
-        if stop == Stop::OwnerGone && self.exit_known() {
+        if stop == Stop::OwnerGone && self.exit.is_some() {
             tracing::info!("the owner has gone; the rest of the tree runs on");
             return Next::Continue;
         }
         Next::End(End::Stopped(stop))
     }
 
-    fn exit_known(&self) -> bool {
-        self.desk.status.watch().borrow().exit.is_some()
+    /// Lets viewers see how the command ended.
+    pub(super) fn publish_exit(&self) {
+        self.desk.status.change(|info| info.exit.clone_from(&self.exit));
     }
 
     /// What the layer reports; also used while the session ends.
@@ -290,10 +294,7 @@ impl<P: Parts> Driver<P> {
             LayerEvent::Started { pid } => {
                 self.tree = true;
                 self.processes.started(pid, &self.desk.command);
-                self.desk.status.change(|info| {
-                    info.command_pid = pid;
-                    info.exit = None;
-                });
+                self.desk.status.change(|info| info.command_pid = pid);
             }
             LayerEvent::NotStarted { .. } => {}
             LayerEvent::Spawned { pid, parent } => self.processes.spawned(pid, parent),
@@ -301,7 +302,7 @@ impl<P: Parts> Driver<P> {
             LayerEvent::Exit { pid, exit, command } => {
                 self.processes.ended(pid, exit.clone());
                 if command {
-                    self.desk.status.change(|info| info.exit = Some(exit.unwrap_or_default()));
+                    self.exit = Some(exit.unwrap_or_default());
                 }
             }
             LayerEvent::TreeEmpty => {
@@ -322,7 +323,7 @@ impl<P: Parts> Driver<P> {
                 "see host.log in the session's folder; `mirrord-tui doctor` tells what this machine allows",
             )));
         };
-        let before = self.exit_known();
+        let before = self.exit.is_some();
         self.observe(event.clone());
         match event {
             LayerEvent::Started { .. } => {
@@ -355,7 +356,10 @@ impl<P: Parts> Driver<P> {
     fn remaining(&self) {
         let running = self.processes.running().max(1);
         let (noun, verb) = if running == 1 { ("process", "runs") } else { ("processes", "run") };
-        self.desk.status.step(&format!("the command has ended; {running} {noun} of its tree {verb} on"));
+        self.desk.status.change(|info| {
+            info.exit.clone_from(&self.exit);
+            info.detail = format!("the command has ended; {running} {noun} of its tree {verb} on");
+        });
     }
 
     fn deadline_passed(&mut self) -> Next {

@@ -41,6 +41,7 @@ pub(super) async fn run<P: Parts>(mut driver: Driver<P>, end: End) -> End {
     if driver.tree {
         end_tree(&mut driver, end == End::Stopped(Stop::Asked { kill: true })).await;
     }
+    driver.publish_exit();
     let Driver { mut parts, mut desk, mut admission, mut inputs, recorder, .. } = driver;
     let drain = SHUTDOWN_GRACE + SHUTDOWN_SLACK;
     step(&mut desk, &mut admission, "draining connections", drain, parts.drain()).await;
