@@ -2,7 +2,8 @@
 //!
 //! The listeners were made in the machine's network namespace by whoever started the pod; the connections to the pod are made
 //! here, in the node's. Edge-triggered epoll: every event lets a direction of its connection run until one of its ends has to
-//! wait. Bytes are copied through one large buffer: splice(2) was measured and gave two thirds of the requests per second.
+//! wait. Bytes are copied through one large buffer: splice(2) through pipes gave 21 000 requests per second over 50 connections
+//! where this gives 31 000, and was no faster with one large stream (0.8 GB/s; two cores that were busy otherwise).
 
 use std::{
     io,
