@@ -36,6 +36,9 @@ pub(crate) struct DemoArgs {
     /// End after this time, e.g. 20s or 2m; without it the demo goes on until Ctrl-C.
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     duration: Option<Duration>,
+    /// Show processes, file operations and connections, too.
+    #[arg(short, long)]
+    verbose: bool,
     /// Do not switch from mirror to steal half way.
     #[arg(long)]
     no_switch: bool,
@@ -67,7 +70,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     let shop = Shop::open(&exe)?;
     let result = session(args, &exe);
     shop.close()?;
-    result
+    result?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The pods of the demo; they are stopped when it is closed, also after a failure.
@@ -80,9 +84,9 @@ impl Shop {
         let file =
             |path: &str, content: &str| PodFile { path: path.into(), content: content.as_bytes().to_vec() };
         let pods = [
-            ("shop-catalog", "catalog", vec![file("/etc/shop/catalog.json", CATALOG_FILE)]),
+            ("shop-catalog", "catalog", vec![file("/app/catalog.json", CATALOG_FILE)]),
             ("shop-stock", "stock", Vec::new()),
-            (TARGET.0, "orders", vec![file("/etc/shop/orders.toml", ORDERS_FILE)]),
+            (TARGET.0, "orders", vec![file("/app/orders.toml", ORDERS_FILE)]),
             ("shop-storefront", "storefront", Vec::new()),
             ("shop-shoppers", "shoppers", Vec::new()),
         ];
@@ -113,7 +117,7 @@ impl Shop {
     }
 }
 
-fn session(args: &DemoArgs, exe: &OsString) -> Result<ExitCode> {
+fn session(args: &DemoArgs, exe: &OsString) -> Result<()> {
     let flags = Flags {
         target: Some(Target::Local(TARGET.0.to_owned())),
         mode: Some(Mode::Mirror),
@@ -126,7 +130,8 @@ fn session(args: &DemoArgs, exe: &OsString) -> Result<ExitCode> {
     let mut spec = SessionSpec::for_caller(Target::Local(TARGET.0.to_owned()), resolved.config, command)?;
     spec.equal_command = "mirrord-tui demo".to_owned();
     let script = script(spec.id.clone(), args.duration, !args.no_switch);
-    viewer::own_with(spec, Output::text(None, false), &resolved.warnings, script)
+    // The command ends by the signal of the stop, which is how the demo shall end.
+    viewer::own_with(spec, Output::text(None, args.verbose), &resolved.warnings, script).map(drop)
 }
 
 /// What happens during a demo: half way the port is switched to steal, at the end the session is stopped.

@@ -1,6 +1,7 @@
 //! What the program prints: plain text, event lines, JSON lines.
 
-pub(crate) mod text;
+pub(crate) mod listing;
+mod text;
 
 use std::io::{self, Write};
 

@@ -18,7 +18,7 @@ use tonic::{Streaming, transport::Channel};
 
 use crate::{
     failure::{Hinted, OWN_FAILURE},
-    output::text,
+    output::listing::Listing,
 };
 
 /// How long the last events may take to arrive once the command has ended; they wait in the host's memory already.
@@ -31,17 +31,17 @@ pub(crate) struct Output {
     to: Option<File>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Form {
-    Text { files: bool },
+    Text(Listing),
     Jsonl,
     Silent,
 }
 
 impl Output {
-    /// Lines for people; file operations only with `files`.
-    pub(crate) fn text(to: Option<File>, files: bool) -> Self {
-        Self { form: Form::Text { files }, to }
+    /// Lines for people; `verbose` adds processes, file operations and the connections below the requests.
+    pub(crate) fn text(to: Option<File>, verbose: bool) -> Self {
+        Self { form: Form::Text(Listing::new(verbose)), to }
     }
 
     /// One JSON object per line.
@@ -55,10 +55,9 @@ impl Output {
     }
 
     fn event(&mut self, event: &Event) {
-        let line = match self.form {
+        let line = match &mut self.form {
             Form::Silent => None,
-            Form::Text { files: false } if event.kind() == Kind::File && event.error.is_empty() => None,
-            Form::Text { .. } => text::line(event),
+            Form::Text(listing) => listing.line(event),
             Form::Jsonl => Some(jsonl::encode(event)),
         };
         if let Some(line) = line {
@@ -68,7 +67,7 @@ impl Output {
 
     /// Text that is not an event: only for people.
     fn note(&mut self, text: &str) {
-        if matches!(self.form, Form::Text { .. }) {
+        if matches!(self.form, Form::Text(_)) {
             text.lines().map(|line| format!("mirrord-tui: {line}")).for_each(|line| self.line(&line));
         }
     }
@@ -87,24 +86,22 @@ impl Output {
 
 /// Starts the session of `spec` and stays with it until the command has ended.
 pub(crate) fn own(spec: SessionSpec, output: Output, warnings: &[String]) -> Result<ExitCode> {
-    own_with(spec, output, warnings, std::future::pending())
+    own_with(spec, output, warnings, std::future::pending()).map(|end| end_as(&end))
 }
 
-/// The same with something that happens meanwhile; its failure is printed and the session goes on.
+/// The same with something that happens meanwhile; its failure is printed and the session goes on. Returns how the command ended.
 pub(crate) fn own_with(
     spec: SessionSpec,
     mut output: Output,
     warnings: &[String],
     meanwhile: impl Future<Output = Result<()>>,
-) -> Result<ExitCode> {
+) -> Result<Exit> {
     for warning in warnings {
         output.note(&format!("warning: {warning}"));
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let end = runtime.block_on(follow(&spec, &mut output, meanwhile))?;
-    drop(runtime);
-    Ok(end_as(&end))
+    runtime.block_on(follow(&spec, &mut output, meanwhile))
 }
 
 async fn follow(

@@ -35,7 +35,7 @@ pub(super) fn run(service: Service) -> Result<ExitCode> {
 }
 
 fn catalog(request: &Request) -> Answer {
-    let items = match std::fs::read_to_string("/etc/shop/catalog.json").map_err(|error| error.to_string()) {
+    let items = match std::fs::read_to_string("/app/catalog.json").map_err(|error| error.to_string()) {
         Ok(text) => serde_json::from_str::<Vec<Value>>(&text).unwrap_or_default(),
         Err(error) => return failed("read the catalog", &error),
     };
@@ -57,7 +57,7 @@ fn orders(request: &Request) -> Answer {
     }
     let order: Value = serde_json::from_str(&request.body).unwrap_or_default();
     let item = order.get("item").and_then(Value::as_u64).unwrap_or(1);
-    let settings = match std::fs::read_to_string("/etc/shop/orders.toml") {
+    let settings = match std::fs::read_to_string("/app/orders.toml") {
         Ok(settings) => settings,
         Err(error) => return failed("read the settings", &error.to_string()),
     };

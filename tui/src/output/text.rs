@@ -37,7 +37,11 @@ pub(crate) fn line(event: &Event) -> Option<String> {
         Detail::Warning(warning) => format!("warning: {}\n             hint: {}", warning.text, warning.hint),
         Detail::Output(_) => return None,
     };
-    Some(format!("{} {body}", clock(event.time_ns)))
+    let ended = match detail {
+        Detail::ConnectionDetail(connection) if connection.stage() == Stage::Closed => connection.duration_ns,
+        _ => 0,
+    };
+    Some(format!("{} {body}", clock(event.time_ns.saturating_add(i64::try_from(ended).unwrap_or(0)))))
 }
 
 fn request_line(event: &Event, request: &wire::Request) -> String {
@@ -85,6 +89,7 @@ fn process_line(event: &Event, process: &wire::ProcessEvent) -> Option<String> {
     let arguments: Vec<_> =
         process.arguments.iter().map(|argument| String::from_utf8_lossy(argument)).collect();
     Some(match process.stage() {
+        ProcessStage::Start | ProcessStage::Exec if arguments.is_empty() => return None,
         ProcessStage::Start | ProcessStage::Exec => format!("process {} {}", event.pid, arguments.join(" ")),
         ProcessStage::Exit => {
             let how = process.exit.as_ref().map_or_else(String::new, |exit| match exit.signal {
