@@ -45,7 +45,8 @@ pub(crate) struct Live {
     agent: Agent,
     link: AgentLink,
     network: Option<Network>,
-    handle: NetworkHandle,
+    /// Holds the session netns through its holder, so it must go before the holder is waited for.
+    handle: Option<NetworkHandle>,
     layer: Option<LayerLink>,
     children: Children,
     launching: Launching,
@@ -90,7 +91,7 @@ impl Live {
             agent,
             link,
             network: Some(network),
-            handle,
+            handle: Some(handle),
             layer: Some(layer),
             children,
             launching,
@@ -152,6 +153,7 @@ impl Parts for Live {
     fn set_mode(&self, port: u16, mode: Mode) -> Owned<Result<wire::Port, String>> {
         let handle = self.handle.clone();
         Box::pin(async move {
+            let handle = handle.ok_or("the session is ending")?;
             handle.set_mode(port, mode).await.map_err(|error| {
                 tracing::warn!(%error, port, ?mode, "a change of mode failed");
                 Failure::caused(&error, "").text
@@ -161,7 +163,10 @@ impl Parts for Live {
 
     fn connect_local(&self, client: SocketAddr, local_port: u16) -> Owned<io::Result<TcpStream>> {
         let handle = self.handle.clone();
-        Box::pin(async move { handle.connect_local(client, local_port).await })
+        Box::pin(async move {
+            let handle = handle.ok_or(io::ErrorKind::NotConnected)?;
+            handle.connect_local(client, local_port).await
+        })
     }
 
     fn restart_agent(&mut self) -> Owned<Result<(), Failure>> {
@@ -181,15 +186,16 @@ impl Parts for Live {
     }
 
     async fn release(&mut self) {
+        let Some(handle) = &self.handle else { return };
         let stolen: Vec<u16> = {
-            let ports = self.handle.ports();
+            let ports = handle.ports();
             let ports = ports.borrow();
             let stolen = ports.iter().filter(|port| port.mode() == wire::Mode::Steal);
             stolen.filter_map(|port| u16::try_from(port.remote).ok()).collect()
         };
         let mut releases = JoinSet::new();
         for port in stolen {
-            let handle = self.handle.clone();
+            let handle = handle.clone();
             releases.spawn(async move { (port, handle.set_mode(port, Mode::Off).await) });
         }
         while let Some(released) = releases.join_next().await {
@@ -221,6 +227,7 @@ impl Parts for Live {
     async fn stop_helpers(&mut self) {
         // Closes the links: the supervisor takes what is left of the tree along, the holder its namespace.
         self.layer = None;
+        self.handle = None;
         self.tasks.shutdown().await;
         self.children.end().await;
     }

@@ -41,22 +41,38 @@ impl Processes {
         self.emit(pid, comm, wire::process_event::Stage::Start, 0, arguments, None);
     }
 
+    /// A process was forked. The command's own fork is not told: it has been started already.
     pub(crate) fn spawned(&mut self, pid: u32, parent: u32) {
+        if self.table.get(&pid).is_some_and(|process| process.running) {
+            return;
+        }
         let inherited =
             self.table.get(&parent).map(|parent| (parent.command.clone(), parent.arguments.clone()));
         let (command, arguments) = inherited.unwrap_or_default();
         let process = self.add(pid, parent);
         process.command.clone_from(&command);
-        process.arguments = arguments;
-        self.emit(pid, command, wire::process_event::Stage::Start, parent, Vec::new(), None);
+        process.arguments.clone_from(&arguments);
+        self.emit(pid, command, wire::process_event::Stage::Start, parent, arguments, None);
     }
 
+    /// A process executed a program. That of the command itself is not told again.
     pub(crate) fn executed(&mut self, exec: layer::ProcessExec) {
         let arguments = redact::arguments(&exec.arguments);
         let process = self.add(exec.pid, exec.parent);
+        let known = process.arguments == arguments && process.parent == 0;
         process.command.clone_from(&exec.comm);
         process.arguments.clone_from(&arguments);
-        self.emit(exec.pid, exec.comm, wire::process_event::Stage::Exec, exec.parent, arguments, None);
+        if exec.parent != 0 {
+            process.parent = exec.parent;
+        }
+        if !known {
+            let stage = if exec.outside {
+                wire::process_event::Stage::Outside
+            } else {
+                wire::process_event::Stage::Exec
+            };
+            self.emit(exec.pid, exec.comm, stage, exec.parent, arguments, None);
+        }
     }
 
     pub(crate) fn ended(&mut self, pid: u32, exit: Option<wire::Exit>) {
@@ -81,10 +97,13 @@ impl Processes {
         let process = self.table.entry(pid).or_default();
         if !process.running {
             // Also when the number is used again.
-            *process = wire::Process { pid, started_ms: now_ms(), running: true, ..wire::Process::default() };
-        }
-        if parent != 0 {
-            process.parent = parent;
+            *process = wire::Process {
+                pid,
+                parent,
+                started_ms: now_ms(),
+                running: true,
+                ..wire::Process::default()
+            };
         }
         process
     }
@@ -114,7 +133,7 @@ impl Processes {
         let line =
             arguments.iter().map(|argument| String::from_utf8_lossy(argument)).collect::<Vec<_>>().join(" ");
         let subject = match (stage, &exit) {
-            (wire::process_event::Stage::Exec, _) => line,
+            (wire::process_event::Stage::Exec | wire::process_event::Stage::Outside, _) => line,
             (wire::process_event::Stage::Exit, Some(wire::Exit { signal: 0, code, .. })) => {
                 format!("{name} exited with {code}")
             }
@@ -176,6 +195,6 @@ mod tests {
         assert_eq!(processes.list().len(), PROCESSES_LISTED);
         assert!(processes.list().iter().any(|process| process.pid == 10), "what runs is never forgotten");
         let subjects: Vec<_> = (1..5).map(|seq| events.event(seq).unwrap().subject.clone()).collect();
-        assert_eq!(subjects[1..], ["sh started", "ls", "ls exited with 3"]);
+        assert_eq!(subjects[1..], ["/bin/sh --token=‹redacted›", "ls", "ls exited with 3"]);
     }
 }
