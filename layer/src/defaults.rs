@@ -66,11 +66,11 @@ pub fn default_rules(mode: Mode, places: &Places<'_>) -> Vec<PathRule> {
 }
 
 fn place_patterns(places: &Places<'_>) -> impl Iterator<Item = String> {
-    let dotfiles = below(places.home).map(|home| format!("^{home}(/\\.|/?$)"));
-    let folders =
-        [places.cwd, places.temporary].map(|folder| below(folder).map(|folder| format!("^{folder}(/|$)")));
+    // A home is local as a whole wherever it lies: tools of the user are run from there.
+    let folders = [places.home, places.cwd, places.temporary]
+        .map(|folder| below(folder).map(|folder| format!("^{folder}(/|$)")));
     let executable = below(places.executable).map(|file| format!("^{file}$"));
-    dotfiles.into_iter().chain(folders.into_iter().flatten()).chain(executable)
+    folders.into_iter().flatten().chain(executable)
 }
 
 /// The path as a pattern without a slash at its end; `None` for what would match everything or nothing.
