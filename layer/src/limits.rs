@@ -40,5 +40,3 @@ pub const WRITTEN_PATHS: usize = 16_384;
 pub const KILL_ROUND: Duration = Duration::from_millis(5);
 /// A process that is still there so long after SIGKILL hangs in the kernel; we end without it.
 pub const KILL_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a process's connect(2) to a relay socket of the host may take.
-pub const RELAY_CONNECT: Duration = Duration::from_secs(5);

@@ -75,6 +75,10 @@ impl Want {
 /// The bit of O_TMPFILE beside O_DIRECTORY (`__O_TMPFILE` of asm-generic/fcntl.h).
 const TEMPORARY_FILE: u32 = 0o20_000_000;
 
+/// Offset of `resolve` in struct open_how, and a bit of it (linux/openat2.h).
+const OPEN_HOW_RESOLVE: u64 = 16;
+const RESOLVE_IN_ROOT: u64 = 0x10;
+
 /// Reads the call's arguments. Nothing is trusted beyond this point but that the caller may have changed it since.
 ///
 /// # Errors
@@ -105,7 +109,14 @@ pub(crate) fn read(call: PathCall, notification: &Notification) -> io::Result<Re
         }
         PathCall::OpenAt2 => {
             let (follow, want) = open(uint(memory::read_word(notification.tid, a2)?));
-            below("openat2", follow, want)
+            let resolve = memory::read_word(notification.tid, a2.wrapping_add(OPEN_HOW_RESOLVE))?;
+            let mut request = below("openat2", follow, want)?;
+            if resolve & RESOLVE_IN_ROOT != 0 {
+                // The directory is the root: an absolute path starts there as well.
+                let start = request.path.iter().position(|byte| *byte != b'/').unwrap_or(request.path.len());
+                request.path.drain(..start);
+            }
+            Ok(request)
         }
         PathCall::Stat => at("stat", a0, true, Want::Stat { buffer: a1 }),
         PathCall::Lstat => at("lstat", a0, false, Want::Stat { buffer: a1 }),

@@ -180,6 +180,7 @@ struct Supervisor {
     calls: Calls,
     relayed: Arc<Mutex<Relayed>>,
     noticed_unreadable: bool,
+    next_deadlines: Instant,
 }
 
 /// The compiled rules of the session.
@@ -244,6 +245,7 @@ impl Supervisor {
             calls: Calls::default(),
             relayed: Arc::default(),
             noticed_unreadable: false,
+            next_deadlines: Instant::now(),
         })
     }
 
@@ -262,9 +264,7 @@ impl Supervisor {
             if others && let Some(reason) = self.handle_events()? {
                 return Ok(reason);
             }
-            if self.is_waiting() {
-                self.fail_overdue(Instant::now());
-            }
+            self.look_at_deadlines();
         }
     }
 
@@ -290,6 +290,18 @@ impl Supervisor {
                 let [events] = one;
                 Ok((PollFlags::empty(), !events.revents().is_empty()))
             }
+        }
+    }
+
+    /// Ends what has waited too long. Not at every turn: it looks at everything that waits.
+    fn look_at_deadlines(&mut self) {
+        if !self.is_waiting() {
+            return;
+        }
+        let now = Instant::now();
+        if now >= self.next_deadlines {
+            self.next_deadlines = now + DEADLINE_TICK;
+            self.fail_overdue(now);
         }
     }
 

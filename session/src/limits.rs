@@ -39,8 +39,6 @@ pub const HISTOGRAM_MIN_NS: u64 = 1_000;
 pub const HISTOGRAM_MAX_NS: u64 = 60_000_000_000;
 /// Slow events remembered by number for each kind.
 pub const HISTOGRAM_OUTLIERS: usize = 16;
-/// One datagram between supervisor and host (layer.proto).
-pub const LAYER_MESSAGE: usize = 64 << 10;
 /// Largest remote file that is handed out as a memfd; larger ones are served by FUSE or spooled.
 pub const MEMFD_BYTES: u64 = 1 << 20;
 /// Read size of relays: one system call moves this much.

@@ -1,6 +1,6 @@
 //! What happens beside the trapped calls: messages, children, execs.
 
-use std::mem::MaybeUninit;
+use std::{ffi::CString, mem::MaybeUninit};
 
 use mirrord_protocol::layer::v1::{ProcessExec, ProcessExit, Spawned, ToLayer, TreeEmpty, from_layer};
 use rustix::{
@@ -181,8 +181,14 @@ impl Supervisor {
         let (directory, path, arguments) =
             if is_at { (request::int(a0), a1, a2) } else { (libc::AT_FDCWD, a0, a1) };
         let Ok(raw) = memory::read_string(notification.tid, path, PATH_BYTES) else { return Outcome::GoOn };
-        let resolved = paths::resolve(&self.directories, notification.tid, directory, &raw);
-        let executable = resolved.map(|absolute| absolute.path).unwrap_or(raw);
+        let executable = if raw.is_empty() {
+            // fexecve(3): the descriptor itself.
+            let link = format!("/proc/{}/fd/{directory}", notification.tid);
+            rustix::fs::readlinkat(CWD, link, Vec::new()).map(CString::into_bytes).unwrap_or_default()
+        } else {
+            let resolved = paths::resolve(&self.directories, notification.tid, directory, &raw);
+            resolved.map(|absolute| absolute.path).unwrap_or(raw)
+        };
         // A search through PATH tries files that are not there.
         let named = !executable.is_empty();
         if named

@@ -2,7 +2,11 @@
 //!
 //! Writing is local. A call that would write to a path which a rule sends to the target goes to the local side when the path is
 //! there, or when the program creates the file and replaces it or only appends (O_CREAT with O_TRUNC, O_EXCL or O_APPEND). Otherwise
-//! the host is asked: EROFS when the target has the file, else the local side, which creates it or fails in its own words. What was written locally is read locally from then on, as long as it exists here.
+//! the host is asked: EROFS when the target has the file, else the local side, which creates it or fails in its own words. What was
+//! written locally is read locally from then on, as long as it exists here.
+//!
+//! Calls that change the tree (mkdir, rename, unlink, ...) and chdir(2) are not trapped: they are local. A directory that only the
+//! target has can be entered with fchdir(2) on a descriptor that we handed out, not by path.
 
 use std::{collections::HashSet, os::fd::OwnedFd, time::Instant};
 

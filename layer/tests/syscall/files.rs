@@ -116,6 +116,8 @@ pub(crate) fn directories() {
     let mut relative = host();
     let output = victim(&mut relative, &["relative", "/remote", "file"]);
     assert_eq!(output, "6 6 EROFS EROFS\n");
+    let mut rooted = host();
+    assert_eq!(victim(&mut rooted, &["in-root", "/remote", "/file"]), "hello\n");
 }
 
 pub(crate) fn attributes() {

@@ -53,6 +53,8 @@ const TESTS: &[Test] = &[
     Test::new("children_read_the_same_files", processes::children),
     Test::new("starts_and_exits_are_told", processes::exits),
     Test::new("programs_on_the_skip_list_run_outside", processes::skipped),
+    Test::new("privileges_are_given_up_only_where_needed", processes::privileges),
+    Test::new("programs_executed_by_descriptor_are_named", processes::executed_by_descriptor),
     Test::new("rings_are_refused", processes::rings),
     Test::new("debuggers_work_inside", processes::debuggers),
     Test::new("the_tree_dies_with_its_supervisor", ends::supervisor_killed),

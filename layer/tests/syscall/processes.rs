@@ -79,6 +79,23 @@ pub(crate) fn skipped() {
     assert_eq!(told, expected.map(|(name, outside)| (name.to_owned(), outside)));
 }
 
+/// Where the filter can be installed without it, programs may still gain privileges.
+pub(crate) fn privileges() {
+    let output = host().run(command(&["grep", "NoNewPrivs", "/proc/self/status"])).output;
+    let expected = if rustix::process::geteuid().is_root() { "0" } else { "1" };
+    assert_eq!(output, format!("NoNewPrivs:\t{expected}\n"));
+}
+
+pub(crate) fn executed_by_descriptor() {
+    let mut host = host();
+    host.run(command(&[&victims::path("victim", "static"), "fexecve", "/bin/true"]));
+    let told = host.messages.iter().rev().find_map(|message| match message {
+        from_layer::Kind::Exec(exec) => Some(exec.executable.to_vec()),
+        _ => None,
+    });
+    assert!(told.is_some_and(|path| path.ends_with(b"/bin/true")), "{:?}", host.messages);
+}
+
 pub(crate) fn rings() {
     for kind in KINDS {
         assert_eq!(

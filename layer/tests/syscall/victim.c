@@ -158,6 +158,21 @@ static int relative(const char *dir, const char *name) {
     return 0;
 }
 
+// An absolute path below a directory that is taken as root.
+static int in_root(const char *dir, const char *path) {
+    struct { unsigned long long flags, mode, resolve; } how = {O_RDONLY, 0, 0x10 /* RESOLVE_IN_ROOT */};
+    char buffer[64] = {0};
+    int fd = CHECK(open(dir, O_RDONLY | O_DIRECTORY));
+    int file = CHECK(syscall(SYS_openat2, fd, path, &how, sizeof how));
+    CHECK(read(file, buffer, sizeof buffer - 1));
+    return printf("%s", buffer), 0;
+}
+
+static int by_descriptor(const char *program) {
+    char *args[] = {"by-descriptor", NULL}, *env[] = {NULL};
+    return fexecve(CHECK(open(program, O_RDONLY | O_CLOEXEC)), args, env);
+}
+
 static int attributes(const char *path) {
     char buffer[256];
     printf("%s", getxattr(path, "system.posix_acl_access", buffer, sizeof buffer) < 0 ? strerrorname_np(errno) : "value");
@@ -257,6 +272,8 @@ int main(int argc, char **argv) {
     if (!strcmp(command, "tree")) return tree();
     if (!strcmp(command, "grandchildren")) return grandchildren();
     if (!strcmp(command, "relative")) return relative(one, two);
+    if (!strcmp(command, "in-root")) return in_root(one, two);
+    if (!strcmp(command, "fexecve")) return by_descriptor(one);
     if (!strcmp(command, "attributes")) return attributes(one);
     if (!strcmp(command, "errnos")) return errnos(argc - 2, argv + 2);
     if (!strcmp(command, "undumpable")) return undumpable(one);
