@@ -6,23 +6,30 @@ mod exec;
 mod local;
 mod ls;
 mod sessions;
+mod texts;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::demo::{self, DemoArgs, Service};
+use crate::{
+    demo::{self, DemoArgs, Service},
+    failure::{Hinted, OWN_FAILURE},
+    output::print,
+    ui::{self, Start},
+};
 
 /// Run a local process in the context of a pod and see everything it does.
 ///
 /// The process receives the target's incoming traffic (a copy, or the real thing), its connections and DNS lookups leave from the
 /// target, and it reads the target's files and environment. Nothing is installed anywhere and nothing stays behind.
 #[derive(Debug, Parser)]
-#[command(name = "mirrord-tui", version, propagate_version = true, arg_required_else_help = true)]
+#[command(name = "mirrord-tui", version, propagate_version = true)]
 pub(crate) struct Cli {
+    /// Without one: the terminal UI with the targets of this machine.
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +41,16 @@ enum Command {
     DemoService {
         /// Which one.
         service: Service,
+    },
+    /// Show a running session in the terminal UI.
+    Attach {
+        /// Session, or the beginning of its id.
+        id: String,
+    },
+    /// Show a recording in the terminal UI.
+    Open {
+        /// What `--record` or the key W has written.
+        recording: std::path::PathBuf,
     },
     /// Run a command in the context of a target.
     Exec(Box<exec::ExecArgs>),
@@ -54,14 +71,26 @@ enum Command {
     VerifyConfig(config::VerifyArgs),
     /// Print the JSON schema of configuration files.
     Schema,
+    /// Print the settings of the terminal UI with their defaults.
+    GenConfig,
+    /// Print the completions of a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
 }
 
 impl Cli {
     /// Runs the command; the result is the exit code of the program.
     pub(crate) fn run(self) -> Result<ExitCode> {
-        match self.command {
+        let Some(command) = self.command else { return without_command() };
+        match command {
             Command::Demo(args) => demo::run(&args),
             Command::DemoService { service } => demo::serve(service),
+            Command::Attach { id } => show(&Start::Session(id)),
+            Command::Open { recording } => show(&Start::Recording(recording.display().to_string())),
             Command::Exec(args) => exec::run(*args),
             Command::Local(command) => local::run(command),
             Command::Ls(args) => ls::run(&args),
@@ -71,6 +100,30 @@ impl Cli {
             Command::Doctor(args) => doctor::run(&args),
             Command::VerifyConfig(args) => config::verify(&args),
             Command::Schema => config::schema(),
+            Command::GenConfig => texts::settings(),
+            Command::Completions { shell } => texts::completions(shell),
+            Command::Man => texts::manual(),
         }
     }
+}
+
+/// The terminal UI; where it cannot be drawn, what the program can do.
+fn without_command() -> Result<ExitCode> {
+    if ui::has_terminal() {
+        return ui::run(&Start::Targets);
+    }
+    print(&Cli::command().render_help().to_string())?;
+    Ok(ExitCode::from(2))
+}
+
+fn show(start: &Start) -> Result<ExitCode> {
+    if ui::has_terminal() {
+        return ui::run(start);
+    }
+    Err(Hinted {
+        text: "there is no terminal to draw on".to_owned(),
+        hint: "run it in a terminal, or use `mirrord-tui sessions` and `exec --output jsonl`".to_owned(),
+        code: OWN_FAILURE,
+    }
+    .into())
 }

@@ -18,7 +18,10 @@ use mirrord_session::{
     target::Target,
 };
 
-use crate::viewer::{self, Output};
+use crate::{
+    ui,
+    viewer::{self, Output},
+};
 
 /// The service that the demo's session impersonates, and its port.
 const TARGET: (&str, u16) = ("shop-orders", 80);
@@ -129,6 +132,9 @@ fn session(args: &DemoArgs, exe: &OsString) -> Result<()> {
     let command = vec![exe.clone(), "demo-service".into(), "orders".into()];
     let mut spec = SessionSpec::for_caller(Target::Local(TARGET.0.to_owned()), resolved.config, command)?;
     spec.equal_command = "mirrord-tui demo".to_owned();
+    if !args.headless && args.duration.is_none() && ui::has_terminal() {
+        return ui::run_session(spec, true, &resolved.warnings).map(drop);
+    }
     let script = script(spec.id.clone(), args.duration, !args.no_switch);
     // The command ends by the signal of the stop, which is how the demo shall end.
     viewer::own_with(spec, Output::text(None, args.verbose), &resolved.warnings, script).map(drop)

@@ -5,6 +5,7 @@ mod cli;
 mod demo;
 mod failure;
 mod output;
+mod ui;
 mod viewer;
 
 use std::process::ExitCode;

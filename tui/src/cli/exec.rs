@@ -12,6 +12,7 @@ use mirrord_session::{
 
 use crate::{
     failure::{Hinted, OWN_FAILURE},
+    ui,
     viewer::{self, Output},
 };
 
@@ -34,9 +35,9 @@ pub(crate) struct ExecArgs {
     /// Configuration file; mirrord's files work as they are.
     #[arg(short = 'f', long, env = "MIRRORD_TUI_CONFIG")]
     config_file: Option<PathBuf>,
-    /// What is printed while the command runs.
-    #[arg(long, value_enum, default_value_t = OutputKind::Text)]
-    output: OutputKind,
+    /// What is shown while the command runs; default: the UI on a terminal, else text.
+    #[arg(long, value_enum)]
+    output: Option<OutputKind>,
     /// Write the output there and not to stderr.
     #[arg(long, value_name = "FILE")]
     events_to: Option<PathBuf>,
@@ -74,6 +75,8 @@ pub(crate) struct ExecArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum OutputKind {
+    /// The terminal UI; the command gets a terminal in it.
+    Tui,
     /// One line per event and a summary at the end.
     Text,
     /// One JSON object per event.
@@ -118,7 +121,18 @@ pub(crate) fn run(args: ExecArgs) -> Result<ExitCode> {
         .events_to
         .map(|path| File::create(&path).with_context(|| format!("create {}", path.display())))
         .transpose()?;
-    let output = match args.output {
+    // Where events go to a file, the terminal is left to the command.
+    let shows_ui = ui::has_terminal() && to.is_none();
+    let output = match args.output.unwrap_or(if shows_ui { OutputKind::Tui } else { OutputKind::Text }) {
+        OutputKind::Tui if shows_ui => return ui::run_session(spec, false, &resolved.warnings),
+        OutputKind::Tui => {
+            return Err(Hinted {
+                text: "there is no terminal to draw on".to_owned(),
+                hint: "leave --output tui out, or take --events-to away".to_owned(),
+                code: OWN_FAILURE,
+            }
+            .into());
+        }
         OutputKind::Text => Output::text(to, args.verbose > 0),
         OutputKind::Jsonl => Output::jsonl(to),
         OutputKind::Silent => Output::silent(),

@@ -1,0 +1,410 @@
+//! The side that does I/O, on a thread of its own: runs effects, and says as messages what became of them.
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use bytes::Bytes;
+use mirrord_protocol::session::v1::{
+    EventBatch, InfoRequest, RecordRequest, ReplayRequest, RestartRequest, SetModeRequest, StopRequest,
+    TerminalInput,
+};
+use mirrord_session::{jsonl, recording};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{interval, timeout},
+};
+
+use super::{
+    client::{Connection, TERMINAL_QUEUE},
+    config, export, limits,
+    model::{form::LaunchRequest, notices::Level, overlay::ExportForm},
+    services::{Client, Services, chain},
+    update::{Effect, HostMsg, Msg},
+};
+use crate::ui::export::curl;
+
+/// Events of a recording in one message.
+const RECORDING_BATCH: usize = 1_024;
+
+/// Does effects until the loop has gone.
+pub(crate) struct Io {
+    services: Arc<dyn Services>,
+    /// I/O --what has happened--> loop; waits when full
+    msgs: mpsc::Sender<Msg>,
+    calls: JoinSet<()>,
+    attached: Option<Attached>,
+    listing: Option<JoinSet<()>>,
+}
+
+/// The session that is shown. Dropping it ends its connection.
+struct Attached {
+    id: String,
+    generation: u64,
+    /// keys --typed--> connection --> command's terminal
+    terminal_tx: mpsc::Sender<TerminalInput>,
+    _tasks: JoinSet<()>,
+}
+
+impl Io {
+    pub(crate) fn new(services: Arc<dyn Services>, msgs: mpsc::Sender<Msg>) -> Self {
+        Self { services, msgs, calls: JoinSet::new(), attached: None, listing: None }
+    }
+
+    /// Runs effects until no more can come, then lets calls that are under way end.
+    pub(crate) async fn run(mut self, mut effects: mpsc::Receiver<Effect>) {
+        self.say(Msg::Recent(load_recent())).await;
+        loop {
+            tokio::select! {
+                // Finished calls are collected first, so that the set stays small.
+                biased;
+                Some(_) = self.calls.join_next(), if !self.calls.is_empty() => {}
+                effect = effects.recv() => match effect {
+                    Some(effect) => self.perform(effect).await,
+                    None => break,
+                },
+            }
+        }
+        let rest = async { while self.calls.join_next().await.is_some() {} };
+        // Stopping a session or a recording on the way out takes a moment; more is not waited for.
+        drop(timeout(limits::CLOSE, rest).await);
+    }
+
+    async fn say(&self, msg: Msg) {
+        // Without a loop nobody wants to know.
+        drop(self.msgs.send(msg).await);
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Attach { generation, id } => self.attach(generation, id),
+            Effect::Open { generation, path } => self.open(generation, path),
+            Effect::Listing(on) => self.list(on),
+            Effect::Type(data) => {
+                self.to_terminal(TerminalInput { data: data.into(), ..TerminalInput::default() })
+            }
+            Effect::TerminalSize(columns, rows) => self.to_terminal(TerminalInput {
+                data: Bytes::new(),
+                columns: columns.into(),
+                rows: rows.into(),
+            }),
+            Effect::SetMode { port, mode } => {
+                let generation = self.attached.as_ref().map_or(0, |attached| attached.generation);
+                self.call(move |mut client, msgs| async move {
+                    let request = SetModeRequest { port, mode: mode.into() };
+                    let result = match client.set_mode(request).await {
+                        Ok(reply) => Ok(reply.into_inner().port),
+                        Err(status) => Err(status.message().to_owned()),
+                    };
+                    drop(
+                        msgs.send(Msg::Host { generation, said: HostMsg::ModeSet { port, mode, result } })
+                            .await,
+                    );
+                    Ok(None)
+                });
+            }
+            Effect::Stop { id } => self.call_session(id, |mut client, _| async move {
+                client.stop(StopRequest { kill: false }).await.map_err(sentence)?;
+                Ok(Some("the session ends".to_owned()))
+            }),
+            Effect::Restart => self.call(|mut client, _| async move {
+                let reply = client.restart(RestartRequest {}).await.map_err(sentence)?;
+                Ok(Some(format!("started again as pid {}", reply.into_inner().pid)))
+            }),
+            Effect::Resend { seq } => self.call(move |mut client, _| async move {
+                let request = ReplayRequest { seq, ..ReplayRequest::default() };
+                let reply = client.replay(request).await.map_err(sentence)?.into_inner();
+                Ok(Some(format!("sent again as #{}, answered {}", reply.seq, reply.status)))
+            }),
+            Effect::Record { path } => self.record(path),
+            Effect::Launch(request) => self.launch(*request),
+            Effect::SaveRecent(recent) => self.blocking(move || save_recent(&recent).map(|()| None)),
+            Effect::Write { path, data } => self.blocking(move || {
+                write_new(&path, &data)?;
+                Ok(Some(format!("wrote {} bytes to {path}", data.len())))
+            }),
+            Effect::Export { form, events, path } => self.blocking(move || export_to(form, &events, &path)),
+            Effect::Copy { .. } | Effect::Suspend | Effect::Redraw | Effect::Mouse(_) => {}
+        }
+    }
+
+    fn attach(&mut self, generation: u64, id: String) {
+        let (terminal_tx, terminal_rx) = mpsc::channel(TERMINAL_QUEUE);
+        let connection = Connection {
+            services: Arc::clone(&self.services),
+            id: id.clone(),
+            generation,
+            msgs: self.msgs.clone(),
+            last_seq: Arc::new(AtomicU64::new(0)),
+        };
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connection.run(terminal_rx));
+        self.attached = Some(Attached { id, generation, terminal_tx, _tasks: tasks });
+    }
+
+    fn to_terminal(&self, input: TerminalInput) {
+        if let Some(attached) = &self.attached {
+            // A full queue means that the command reads nothing; what is typed then is lost, as on a line without flow control.
+            drop(attached.terminal_tx.try_send(input));
+        }
+    }
+
+    // ---- calls
+
+    /// Calls the host of the attached session.
+    fn call<F, T>(&mut self, work: F)
+    where
+        F: FnOnce(Client, mpsc::Sender<Msg>) -> T + Send + 'static,
+        T: Future<Output = Result<Option<String>, String>> + Send + 'static,
+    {
+        if let Some(id) = self.attached.as_ref().map(|attached| attached.id.clone()) {
+            self.call_session(id, work);
+        }
+    }
+
+    /// Calls the host of a session under a deadline; what comes back is told to the user.
+    fn call_session<F, T>(&mut self, id: String, work: F)
+    where
+        F: FnOnce(Client, mpsc::Sender<Msg>) -> T + Send + 'static,
+        T: Future<Output = Result<Option<String>, String>> + Send + 'static,
+    {
+        let (services, msgs) = (Arc::clone(&self.services), self.msgs.clone());
+        self.calls.spawn(async move {
+            let called = async {
+                let client = services.connect(&id).await.map_err(|none| none.reason)?;
+                work(client, msgs.clone()).await
+            };
+            let result = timeout(limits::SLOW_CALL, called).await;
+            tell(&msgs, result.unwrap_or_else(|_| Err(format!("session {id} did not answer in time")))).await;
+        });
+    }
+
+    fn blocking(&mut self, work: impl FnOnce() -> Result<Option<String>, String> + Send + 'static) {
+        let msgs = self.msgs.clone();
+        self.calls.spawn(async move {
+            let result = tokio::task::spawn_blocking(work).await;
+            tell(&msgs, result.unwrap_or_else(|error| Err(error.to_string()))).await;
+        });
+    }
+
+    fn record(&mut self, path: Option<String>) {
+        let absolute = match path.as_deref().map(std::path::absolute).transpose() {
+            Ok(absolute) => absolute,
+            Err(error) => {
+                self.blocking(move || Err(format!("the recording cannot be made: {error}")));
+                return;
+            }
+        };
+        self.call(move |mut client, _| async move {
+            let stop = absolute.is_none();
+            let path = absolute.map(|path| path.into_os_string().into_encoded_bytes()).unwrap_or_default();
+            let request = RecordRequest { path: path.into(), stop };
+            let reply = client.record(request).await.map_err(sentence)?.into_inner();
+            let path = String::from_utf8_lossy(&reply.path).into_owned();
+            Ok(Some(if stop {
+                format!("recorded {} events in {path}; `mirrord-tui open {path}` shows them", reply.events)
+            } else {
+                format!("recording to {path}")
+            }))
+        });
+    }
+
+    fn launch(&mut self, request: LaunchRequest) {
+        let (services, msgs) = (Arc::clone(&self.services), self.msgs.clone());
+        self.calls.spawn(async move {
+            let started = timeout(limits::SLOW_CALL, services.launch(&request)).await;
+            let result = started.unwrap_or_else(|_| Err("the session did not start in time".to_owned()));
+            drop(msgs.send(Msg::Launched(result)).await);
+        });
+    }
+
+    // ---- lists
+
+    /// Looks for targets and sessions once a second, or not at all.
+    fn list(&mut self, on: bool) {
+        self.listing = on.then(|| {
+            let mut tasks = JoinSet::new();
+            tasks.spawn(list_targets(Arc::clone(&self.services), self.msgs.clone()));
+            tasks.spawn(list_sessions(Arc::clone(&self.services), self.msgs.clone()));
+            tasks
+        });
+    }
+
+    // ---- recordings
+
+    fn open(&mut self, generation: u64, path: String) {
+        let msgs = self.msgs.clone();
+        let mut tasks = JoinSet::new();
+        let reading = path.clone();
+        tasks.spawn_blocking(move || read_recording(&reading, generation, &msgs));
+        let (terminal_tx, _) = mpsc::channel(1);
+        self.attached = Some(Attached { id: path, generation, terminal_tx, _tasks: tasks });
+    }
+}
+
+async fn tell(msgs: &mpsc::Sender<Msg>, result: Result<Option<String>, String>) {
+    let notice = match result {
+        Ok(None) => return,
+        Ok(Some(text)) => Msg::Notice(Level::Done, text),
+        Err(text) => Msg::Notice(Level::Error, text),
+    };
+    drop(msgs.send(notice).await);
+}
+
+fn sentence(status: tonic::Status) -> String {
+    status.message().to_owned()
+}
+
+async fn list_targets(services: Arc<dyn Services>, msgs: mpsc::Sender<Msg>) {
+    let mut tick = interval(limits::LISTING);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let services = Arc::clone(&services);
+        let Ok(found) = tokio::task::spawn_blocking(move || services.targets()).await else { return };
+        for (source, found) in found {
+            if msgs.send(Msg::Targets { source, found }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn list_sessions(services: Arc<dyn Services>, msgs: mpsc::Sender<Msg>) {
+    let mut tick = interval(limits::LISTING);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let reader = Arc::clone(&services);
+        let listed = tokio::task::spawn_blocking(move || reader.sessions()).await;
+        let ids = match listed {
+            Ok(Ok(ids)) => ids,
+            Ok(Err(reason)) => {
+                drop(msgs.send(Msg::Notice(Level::Error, reason)).await);
+                return;
+            }
+            Err(_) => return,
+        };
+        let mut infos = Vec::new();
+        for id in ids {
+            let asked = async {
+                let mut client = services.connect(&id).await.ok()?;
+                client.info(InfoRequest {}).await.ok()
+            };
+            // One that does not answer is ending; the next listing shows the truth.
+            if let Ok(Some(info)) = timeout(limits::CALL, asked).await {
+                infos.push(info.into_inner());
+            }
+        }
+        if msgs.send(Msg::Sessions(infos)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn read_recording(path: &str, generation: u64, msgs: &mpsc::Sender<Msg>) {
+    let say = |said| msgs.blocking_send(Msg::Host { generation, said }).is_ok();
+    let fail = |reason: String| {
+        // Told in both places: as a message, and on the screen that stays empty.
+        drop(msgs.blocking_send(Msg::Notice(Level::Error, reason.clone())));
+        say(HostMsg::Loaded);
+        say(HostMsg::Gone { reason });
+    };
+    let recording = match recording::load(Path::new(path)) {
+        Ok(recording) => recording,
+        Err(error) => return fail(chain(&error)),
+    };
+    let info = mirrord_protocol::session::v1::SessionInfo {
+        id: recording.header.session.clone(),
+        target: recording.header.target.clone(),
+        command: recording.header.command.iter().map(|part| Bytes::from(part.clone().into_bytes())).collect(),
+        started_ms: recording.header.started_ms,
+        ..Default::default()
+    };
+    let last_seq = recording.events.last().map_or(0, |event| event.seq);
+    if !say(HostMsg::Info(Box::new(info))) || !say(HostMsg::Histograms(export::latencies(&recording.events)))
+    {
+        return;
+    }
+    let mut events = recording.events.into_iter().peekable();
+    while events.peek().is_some() {
+        let part = events.by_ref().take(RECORDING_BATCH).collect();
+        if !say(HostMsg::Events(EventBatch { events: part, dropped: recording.lost, last_seq })) {
+            return;
+        }
+    }
+    say(HostMsg::Loaded);
+}
+
+// ---- files
+
+/// Writes a file that only its owner may read; one that exists is not touched.
+fn write_new(path: &str, data: &[u8]) -> Result<(), String> {
+    use std::{io::Write, os::unix::fs::OpenOptionsExt};
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(data)).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => format!("{path} exists already; give another name"),
+        _ => format!("cannot write {path}: {error}"),
+    })
+}
+
+fn export_to(
+    form: ExportForm,
+    events: &[mirrord_protocol::session::v1::Event],
+    path: &str,
+) -> Result<Option<String>, String> {
+    let text = match form {
+        ExportForm::Har => {
+            serde_json::to_string_pretty(&export::har::archive(events)).map_err(|error| error.to_string())?
+        }
+        ExportForm::Jsonl => {
+            let header = jsonl::Header {
+                recording: jsonl::VERSION,
+                program: env!("CARGO_PKG_VERSION").to_owned(),
+                ..jsonl::Header::default()
+            };
+            let lines =
+                std::iter::once(jsonl::encode_header(&header)).chain(events.iter().map(jsonl::encode));
+            lines.map(|line| line + "\n").collect()
+        }
+        ExportForm::Curl => {
+            let commands = events.iter().filter_map(|event| match &event.detail {
+                Some(mirrord_protocol::session::v1::event::Detail::Request(request)) => {
+                    Some(curl::command(request))
+                }
+                _ => None,
+            });
+            commands.fold("#!/bin/sh\n".to_owned(), |text, line| text + &line + "\n")
+        }
+    };
+    write_new(path, text.as_bytes())?;
+    Ok(Some(format!("wrote {} rows to {path}", events.len())))
+}
+
+fn recent_path() -> Option<std::path::PathBuf> {
+    config::state_dir().map(|dir| dir.join("launches.json"))
+}
+
+/// Launches of earlier runs; a file that cannot be read is as good as none.
+fn load_recent() -> Vec<LaunchRequest> {
+    let text = recent_path().and_then(|path| std::fs::read(path).ok());
+    text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+fn save_recent(recent: &[LaunchRequest]) -> Result<(), String> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    let Some(path) = recent_path() else { return Ok(()) };
+    let failed =
+        |error: std::io::Error| format!("recent launches cannot be kept in {}: {error}", path.display());
+    if let Some(dir) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+    }
+    let text = serde_json::to_vec_pretty(recent).map_err(|error| error.to_string())?;
+    // Variables may hold secrets: nobody else reads it, and a crash leaves the old list.
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).map_err(failed)?;
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    std::fs::rename(&new, &path).map_err(failed)
+}

@@ -1,0 +1,176 @@
+//! Where things stand. Shared by the views, which draw there, and by `update`, which needs page sizes and places of the mouse.
+//!
+//! Breakpoints: from 110 columns on the details stand beside the list, below that under it; below 20 rows there is no strip,
+//! below 14 no hints.
+
+use ratatui::layout::Rect;
+
+use super::{
+    limits,
+    model::{Model, Screen, details::Shown, session::Tab},
+};
+
+/// Places of the session screen. What does not fit has no height.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct SessionAreas {
+    pub(crate) header: Rect,
+    pub(crate) status: Rect,
+    pub(crate) tabs: Rect,
+    /// The list with its title line and column heads, or another tab's content.
+    pub(crate) main: Rect,
+    /// Title line of the details.
+    pub(crate) details_title: Rect,
+    pub(crate) details: Rect,
+    /// Line between list and details when they stand side by side.
+    pub(crate) divider: Rect,
+    pub(crate) strip: Rect,
+    pub(crate) foot: Rect,
+    pub(crate) hints: Rect,
+}
+
+/// Places of the screens of targets, sessions and the launch form.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HomeAreas {
+    pub(crate) header: Rect,
+    /// Title line, column heads and rows.
+    pub(crate) main: Rect,
+    pub(crate) side: Rect,
+    pub(crate) foot: Rect,
+    pub(crate) hints: Rect,
+}
+
+/// From this width on details stand beside the list.
+const SPLIT_COLUMNS: u16 = 110;
+/// From this height on the strip has graphs.
+const TALL_ROWS: u16 = 34;
+
+impl SessionAreas {
+    /// Rows of the list without its title and column heads.
+    pub(crate) fn list_rows(&self) -> u16 {
+        self.main.height.saturating_sub(2)
+    }
+
+    /// The row of the list at this place of the screen.
+    pub(crate) fn list_row(&self, column: u16, row: u16) -> Option<u16> {
+        self.main.contains((column, row).into()).then(|| row.checked_sub(self.main.y + 2)).flatten()
+    }
+}
+
+impl HomeAreas {
+    pub(crate) fn list_rows(&self) -> u16 {
+        self.main.height.saturating_sub(2)
+    }
+
+    pub(crate) fn list_row(&self, column: u16, row: u16) -> Option<u16> {
+        self.main.contains((column, row).into()).then(|| row.checked_sub(self.main.y + 2)).flatten()
+    }
+}
+
+/// Whether anything useful fits.
+pub(crate) fn fits(model: &Model) -> bool {
+    model.columns >= limits::MIN_COLUMNS && model.rows >= limits::MIN_ROWS
+}
+
+fn hint_rows(model: &Model) -> u16 {
+    match model.rows {
+        _ if !model.options.hints => 0,
+        24.. => 2,
+        14..24 => 1,
+        _ => 0,
+    }
+}
+
+/// Takes rows from the top of what is left, as far as there are any.
+struct Cut {
+    left: Rect,
+}
+
+impl Cut {
+    fn top(&mut self, rows: u16) -> Rect {
+        let rows = rows.min(self.left.height);
+        let taken = Rect { height: rows, ..self.left };
+        self.left.y += rows;
+        self.left.height -= rows;
+        taken
+    }
+
+    fn bottom(&mut self, rows: u16) -> Rect {
+        let rows = rows.min(self.left.height);
+        self.left.height -= rows;
+        Rect { y: self.left.bottom(), height: rows, ..self.left }
+    }
+}
+
+/// The session screen.
+pub(crate) fn session(model: &Model) -> SessionAreas {
+    let mut cut = Cut { left: Rect::new(0, 0, model.columns, model.rows) };
+    let mut areas = SessionAreas { header: cut.top(1), status: cut.top(1), ..SessionAreas::default() };
+    areas.tabs = cut.top(u16::from(model.rows >= 10));
+    areas.hints = cut.bottom(hint_rows(model));
+    areas.foot = cut.bottom(1);
+    let Some(session) = model.session.as_ref().filter(|_| model.screen() == Screen::Session) else {
+        areas.main = cut.left;
+        return areas;
+    };
+    let is_list = session.stream().is_some();
+    let full = is_list && session.details.shown == Shown::Full;
+    if !full && session.tab != Tab::Process && session.tab != Tab::Latency {
+        areas.strip = cut.bottom(match model.rows {
+            TALL_ROWS.. => 6,
+            20..TALL_ROWS => 2,
+            _ => 0,
+        });
+    }
+    let body = cut.left;
+    match session.details.shown {
+        _ if !is_list => areas.main = body,
+        Shown::Full => {
+            areas.details_title = cut.top(1);
+            areas.details = cut.left;
+        }
+        Shown::Beside if model.columns >= SPLIT_COLUMNS => {
+            let right = body.width * 2 / 5;
+            areas.main = Rect { width: body.width - right - 1, ..body };
+            areas.divider = Rect { x: areas.main.right(), width: 1, ..body };
+            let details = Rect { x: areas.main.right() + 1, width: right, ..body };
+            areas.details_title = Rect { height: details.height.min(1), ..details };
+            areas.details = Rect {
+                y: details.y + areas.details_title.height,
+                height: details.height.saturating_sub(1),
+                ..details
+            };
+        }
+        Shown::Beside if body.height >= 12 => {
+            let below = cut.bottom((body.height / 3).clamp(4, 12));
+            areas.details_title = Rect { height: 1, ..below };
+            areas.details = Rect { y: below.y + 1, height: below.height - 1, ..below };
+            areas.main = cut.left;
+        }
+        Shown::Beside | Shown::Hidden => areas.main = body,
+    }
+    areas
+}
+
+/// The screens of targets, sessions and the launch form.
+pub(crate) fn home(model: &Model) -> HomeAreas {
+    let mut cut = Cut { left: Rect::new(0, 0, model.columns, model.rows) };
+    let mut areas = HomeAreas { header: cut.top(1), ..HomeAreas::default() };
+    areas.hints = cut.bottom(hint_rows(model));
+    areas.foot = cut.bottom(1);
+    if model.columns >= SPLIT_COLUMNS {
+        let side = cut.left.width * 2 / 5;
+        areas.side = Rect { x: cut.left.right() - side, width: side, ..cut.left };
+        areas.main = Rect { width: cut.left.width - side - 1, ..cut.left };
+    } else {
+        areas.side = cut.bottom(if model.rows >= 24 { 8 } else { 0 });
+        areas.main = cut.left;
+    }
+    areas
+}
+
+/// A box of at most this size in the middle of the screen.
+pub(crate) fn middle(model: &Model, columns: u16, rows: u16) -> Rect {
+    let columns = columns.min(model.columns.saturating_sub(2)).max(1);
+    let rows = rows.min(model.rows.saturating_sub(2)).max(1);
+    Rect::new(model.columns.saturating_sub(columns) / 2, model.rows.saturating_sub(rows) / 2, columns, rows)
+}

@@ -1,0 +1,253 @@
+//! What the UI needs of the machine: sessions, targets, and starting a session. A trait, so that tests need neither.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::UNIX_EPOCH,
+};
+
+use mirrord_protocol::session::v1::session_client::SessionClient;
+use mirrord_session::{
+    config::{self, FileMode, Flags, Mode},
+    local::{self, LocalPod, PodState},
+    registry,
+    spec::SessionSpec,
+    starter,
+};
+use tonic::transport::Channel;
+
+use super::{
+    model::{
+        form::{Files, LaunchRequest},
+        targets::TargetRow,
+    },
+    text,
+    tone::Tone,
+};
+
+/// A future that owns what it needs.
+pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Client of a session host.
+pub(crate) type Client = SessionClient<Channel>;
+
+/// The machine. Failures are sentences for the user.
+pub(crate) trait Services: Send + Sync + 'static {
+    /// Connects to the session whose id begins so; `Err` with `gone` when there is none.
+    fn connect<'a>(&'a self, id: &'a str) -> Boxed<'a, Result<Client, NoSession>>;
+    /// Ids of the sessions of this user. May read a folder.
+    fn sessions(&self) -> Result<Vec<String>, String>;
+    /// Targets of each source. May block for a moment.
+    fn targets(&self) -> Vec<(&'static str, Result<Vec<TargetRow>, String>)>;
+    /// Starts a session and returns its id.
+    fn launch<'a>(&'a self, request: &'a LaunchRequest) -> Boxed<'a, Result<String, String>>;
+}
+
+/// Why there is no connection to a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NoSession {
+    pub(crate) reason: String,
+    /// It does not exist (any more): trying again is of no use.
+    pub(crate) gone: bool,
+}
+
+/// This machine.
+#[derive(Debug)]
+pub(crate) struct Machine;
+
+impl Services for Machine {
+    fn connect<'a>(&'a self, id: &'a str) -> Boxed<'a, Result<Client, NoSession>> {
+        Box::pin(async move {
+            registry::connect(id).await.map_err(|error| NoSession {
+                reason: chain(&error),
+                gone: matches!(
+                    error,
+                    registry::RegistryError::Unknown(_) | registry::RegistryError::Ambiguous { .. }
+                ),
+            })
+        })
+    }
+
+    fn sessions(&self) -> Result<Vec<String>, String> {
+        registry::list().map_err(|error| chain(&error))
+    }
+
+    fn targets(&self) -> Vec<(&'static str, Result<Vec<TargetRow>, String>)> {
+        let pods =
+            local::list().map(|pods| pods.iter().map(pod_row).collect()).map_err(|error| chain(&error));
+        vec![("local pods", pods), ("processes", Ok(processes()))]
+    }
+
+    fn launch<'a>(&'a self, request: &'a LaunchRequest) -> Boxed<'a, Result<String, String>> {
+        Box::pin(async move {
+            let spec = spec(request)?;
+            let started = starter::start_session(&spec)
+                .await
+                .map_err(|error| format!("{}; {}", chain(&error), error.hint()))?;
+            Ok(started.id)
+        })
+    }
+}
+
+fn pod_row(pod: &LocalPod) -> TargetRow {
+    let runs = pod.state == PodState::Running;
+    let command: Vec<_> = pod.command.iter().map(|part| part.to_string_lossy()).collect();
+    let started = pod.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let published: Vec<_> = pod.ports_published.iter().map(|publish| format!("{publish:?}")).collect();
+    TargetRow {
+        reference: format!("local/{}", pod.name),
+        kind: "local".to_owned(),
+        name: pod.name.clone(),
+        place: "this machine".to_owned(),
+        ready: if runs { "1/1" } else { "0/1" }.to_owned(),
+        status: pod.state.to_string(),
+        tone: if runs { Tone::Good } else { Tone::Bad },
+        restarts: 0,
+        started_ms: i64::try_from(started).unwrap_or(0),
+        ports: listening(pod.pid),
+        command: text::shell(&command),
+        unfit: if runs {
+            String::new()
+        } else {
+            "it does not run; `mirrord-tui local start` starts it again".to_owned()
+        },
+        shared: false,
+        facts: vec![
+            ("address".to_owned(), pod.ip.to_string()),
+            ("pid".to_owned(), pod.pid.to_string()),
+            ("published".to_owned(), published.join(" ")),
+        ],
+    }
+}
+
+/// Processes of this user that listen on a TCP port, in this network namespace or another.
+fn processes() -> Vec<TargetRow> {
+    let Ok(folders) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let own = std::process::id();
+    let pids = folders.flatten().filter_map(|folder| folder.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| *pid != own).filter_map(process_row).collect()
+}
+
+fn process_row(pid: u32) -> Option<TargetRow> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    // Only one's own processes show their descriptors; what listens is among them.
+    let sockets = sockets(&proc)?;
+    let ports: Vec<u16> = tcp_listeners(&proc)
+        .into_iter()
+        .filter(|(_, inode)| sockets.contains(inode))
+        .map(|(port, _)| port)
+        .collect();
+    if ports.is_empty() {
+        return None;
+    }
+    let line = std::fs::read(proc.join("cmdline")).ok()?;
+    let words: Vec<_> =
+        line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(text::one_line).collect();
+    // The program's own helpers are no targets.
+    if words.get(1).is_some_and(|word| word.starts_with("__")) {
+        return None;
+    }
+    let name = std::fs::read_to_string(proc.join("comm")).ok()?.trim().to_owned();
+    Some(TargetRow {
+        reference: format!("pid/{pid}"),
+        kind: "pid".to_owned(),
+        name,
+        place: "this machine".to_owned(),
+        status: "running".to_owned(),
+        tone: Tone::Good,
+        ports: distinct(ports),
+        command: text::shell(&words),
+        ..TargetRow::default()
+    })
+}
+
+/// Inodes of the sockets that a process has open.
+fn sockets(proc: &Path) -> Option<HashSet<u64>> {
+    let descriptors = std::fs::read_dir(proc.join("fd")).ok()?;
+    let link = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).ok();
+    let links = descriptors.flatten().filter_map(link);
+    Some(
+        links
+            .filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
+            .collect(),
+    )
+}
+
+/// Ports that something listens on in the network namespace of a process.
+fn listening(pid: u32) -> Vec<u16> {
+    let listeners = tcp_listeners(Path::new(&format!("/proc/{pid}")));
+    distinct(listeners.into_iter().map(|(port, _)| port).collect())
+}
+
+fn distinct(mut ports: Vec<u16>) -> Vec<u16> {
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// Port and inode of each listening TCP socket, from `/proc/PID/net/tcp` (proc_pid_net(5)).
+fn tcp_listeners(proc: &Path) -> Vec<(u16, u64)> {
+    const LISTEN: &str = "0A";
+    let parse = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let port = u16::from_str_radix(fields.nth(1)?.rsplit_once(':')?.1, 16).ok()?;
+        (fields.nth(1)? == LISTEN).then_some(())?;
+        Some((port, fields.nth(5)?.parse().ok()?))
+    };
+    ["net/tcp", "net/tcp6"]
+        .iter()
+        .filter_map(|name| std::fs::read_to_string(proc.join(name)).ok())
+        .flat_map(|text| text.lines().skip(1).filter_map(parse).collect::<Vec<_>>())
+        .collect()
+}
+
+/// The form's request as what the session host needs.
+fn spec(request: &LaunchRequest) -> Result<SessionSpec, String> {
+    let target: mirrord_session::target::Target = request.target.parse().map_err(|error| chain(&error))?;
+    let flags = Flags {
+        target: Some(target.clone()),
+        mode: Some(if request.steal { Mode::Steal } else { Mode::Mirror }),
+        ports: request.ports.clone(),
+        file_mode: match request.files {
+            Files::ByRules => None,
+            Files::Read => Some(FileMode::Read),
+            Files::Local => Some(FileMode::Local),
+            Files::LocalWithOverrides => Some(FileMode::LocalWithOverrides),
+        },
+        no_outgoing: !request.outgoing,
+        no_remote_dns: !request.remote_dns,
+        no_env: !request.target_env,
+        env: request.env.clone(),
+        ..Flags::default()
+    };
+    let resolved = config::resolve(config::file::FileConfig::default(), &flags, Path::new("."))
+        .map_err(|error| chain(&error))?;
+    let command = request.command.iter().map(Into::into).collect();
+    let mut spec = SessionSpec::for_caller(target, resolved.config, command)
+        .map_err(|error| format!("the working directory cannot be found: {error}"))?;
+    if !request.cwd.is_empty() {
+        spec.cwd = PathBuf::from(&request.cwd);
+    }
+    spec.record = match request.record.as_str() {
+        "" => None,
+        path => Some(std::path::absolute(spec.cwd.join(path)).map_err(|error| error.to_string())?),
+    };
+    // The command gets a terminal of the host's, and the session outlives this window.
+    spec.terminal = Some((request.terminal.0.max(20), request.terminal.1.max(5)));
+    spec.process_group = None;
+    spec.owned = false;
+    spec.equal_command = request.equal_command();
+    Ok(spec)
+}
+
+/// An error with its causes, as one sentence.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        text.push_str(&format!(": {next}"));
+        cause = next.source();
+    }
+    text
+}

@@ -1,0 +1,234 @@
+//! What choosers, questions and typed commands set off, and the questions before what cannot be taken back.
+
+use mirrord_protocol::session::v1::{Mode, event::Detail};
+
+use super::{Effect, copy, notice};
+use crate::ui::model::{
+    Model,
+    details::{mode_name, title},
+    edit::LineEdit,
+    notices::Level,
+    overlay::{Choice, Chooser, Command, Confirm, ExportForm, Overlay, Purpose},
+    stream::Sort,
+};
+
+pub(super) fn run(model: &mut Model, command: Command) -> Vec<Effect> {
+    model.dirty = true;
+    match command {
+        Command::ChooseMode(port) => choose_mode(model, port),
+        Command::SetMode { port, mode } => return set_mode(model, port, mode, false),
+        Command::SetModeSure { port, mode } => return set_mode(model, port, mode, true),
+        Command::Sort(by) => {
+            if let Some(session) = &mut model.session {
+                session.with_stream(|stream, _| {
+                    let reverse = stream.sort.by == by && !stream.sort.reverse;
+                    stream.set_sort(Sort { by, reverse });
+                });
+            }
+        }
+        Command::Copy(what) => return copy::copy(model, what),
+        Command::Export(form) => {
+            let id = model.session.as_ref().map(|session| session.info.id.clone()).unwrap_or_default();
+            let id = if id.is_empty() { "session".to_owned() } else { id };
+            let ending = match form {
+                ExportForm::Har => "har",
+                ExportForm::Jsonl => "jsonl",
+                ExportForm::Curl => "sh",
+            };
+            let edit = LineEdit::new(&format!("{id}.{ending}"));
+            model.overlay = Some(Overlay::Path { edit, purpose: Purpose::Export(form) });
+        }
+        Command::Resend(seq) => return guarded(model, vec![Effect::Resend { seq }]),
+        Command::Restart => return guarded(model, vec![Effect::Restart]),
+        Command::Stop(id) => return guarded(model, vec![Effect::Stop { id }]),
+        Command::Clear => {
+            if let Some(session) = &mut model.session {
+                session.clear();
+            }
+        }
+        Command::Leave => model.quit = true,
+        Command::Quit => {
+            model.quit = true;
+            let id = model.session.as_ref().map(|session| session.info.id.clone());
+            return id.filter(|id| !id.is_empty()).map(|id| Effect::Stop { id }).into_iter().collect();
+        }
+    }
+    Vec::new()
+}
+
+/// Effects that change something outside, unless that is switched off.
+fn guarded(model: &mut Model, effects: Vec<Effect>) -> Vec<Effect> {
+    if model.options.read_only {
+        notice(model, Level::Error, "read-only is set: nothing outside of this window is changed");
+        return Vec::new();
+    }
+    effects
+}
+
+/// Why something done to the session's target concerns others.
+fn concerns_others(model: &Model) -> Option<String> {
+    let session = model.session.as_ref()?;
+    let target = &session.info.target;
+    let others = model.sessions.on(target).filter(|row| row.id != session.info.id).count();
+    let row = model.targets.by_reference(target);
+    let place = row.map_or("", |row| row.place.as_str());
+    if model.options.is_protected(target) || model.options.is_protected(place) {
+        return Some(format!("{target} is PROTECTED by your settings."));
+    }
+    if others > 0 {
+        return Some(format!("{others} other session(s) of yours use {target}."));
+    }
+    row.filter(|row| row.shared).map(|_| format!("{target} is used by others."))
+}
+
+// ---- mode
+
+pub(super) fn ask_mode(model: &mut Model) {
+    let Some(session) = &model.session else { return };
+    let ports: Vec<_> =
+        session.info.ports.iter().map(|port| (port.remote, port.local, port.mode())).collect();
+    match ports.as_slice() {
+        [] => notice(model, Level::Info, "no port is subscribed yet: the command listens on none"),
+        [(port, ..)] => choose_mode(model, *port),
+        several => {
+            let item = |(at, (remote, local, mode)): (usize, &(u32, u32, Mode))| {
+                let key = u32::try_from(at + 1).ok().and_then(|at| char::from_digit(at, 10)).unwrap_or(' ');
+                Choice::new(
+                    key,
+                    format!("{remote}→{local}  {}", mode_name(*mode)),
+                    Command::ChooseMode(*remote),
+                )
+            };
+            let items = several.iter().enumerate().map(item).collect();
+            model.overlay = Some(Chooser::new("Mode of which port?", items));
+        }
+    }
+}
+
+fn choose_mode(model: &mut Model, port: u32) {
+    let item = |key, label: &str, mode| Choice::new(key, label, Command::SetMode { port, mode });
+    let items = vec![
+        item('m', "mirror: the local process gets a copy", Mode::Mirror),
+        item('s', "steal: the local process takes over", Mode::Steal),
+        item('o', "off: neither", Mode::Off),
+    ];
+    model.overlay = Some(Chooser::new(format!("Port {port}: new connections are ..."), items));
+}
+
+fn set_mode(model: &mut Model, port: u32, mode: Mode, sure: bool) -> Vec<Effect> {
+    let now = model.now_ms;
+    if mode == Mode::Steal
+        && !sure
+        && let Some(why) = concerns_others(model)
+    {
+        let text = format!("{why} While port {port} is stolen, the target does not see its traffic.");
+        let command = Command::SetModeSure { port, mode };
+        model.overlay = Some(Confirm::new("Steal?", text, "Steal", command));
+        return Vec::new();
+    }
+    let effects = guarded(model, vec![Effect::SetMode { port, mode }]);
+    let Some(session) = &mut model.session else { return Vec::new() };
+    if session.is_recording() {
+        notice(model, Level::Info, "a recording has no ports to switch");
+        return Vec::new();
+    }
+    if !effects.is_empty() {
+        session.switching.insert(port, (mode, now));
+    }
+    effects
+}
+
+// ---- questions
+
+pub(super) fn ask_quit(model: &mut Model) {
+    let live =
+        model.session.as_ref().filter(|session| session.lives()).map(|session| session.info.id.clone());
+    match live {
+        Some(_) if model.owned => {
+            let text = "The session and everything that was started for it end with this window.";
+            model.overlay = Some(Confirm::new("Leave?", text, "Leave", Command::Quit));
+        }
+        Some(id) => {
+            let items = vec![
+                Choice::new(
+                    'l',
+                    format!("leave; session {id} goes on, `mirrord-tui attach {id}` comes back"),
+                    Command::Leave,
+                ),
+                Choice::new('s', "stop the session and leave", Command::Quit),
+            ];
+            model.overlay = Some(Chooser::new("The session is running", items));
+        }
+        None => model.quit = true,
+    }
+}
+
+pub(super) fn ask_stop(model: &mut Model, id: &str) {
+    let is_recording = model.session.as_ref().is_some_and(|session| session.is_recording());
+    if is_recording && model.screen() == crate::ui::model::Screen::Session {
+        notice(model, Level::Info, "this is a recording; there is nothing to end");
+        return;
+    }
+    let text = format!(
+        "The command of session {id} ends, and everything that was changed at the target is taken back."
+    );
+    model.overlay = Some(Confirm::new("End the session?", text, "End it", Command::Stop(id.to_owned())));
+}
+
+pub(super) fn ask_restart(model: &mut Model) {
+    let text = "The command is ended and started again; the session stays.";
+    model.overlay = Some(Confirm::new("Start the command again?", text, "Restart", Command::Restart));
+}
+
+/// Requests that change nothing are sent at once, others after a question.
+pub(super) fn ask_resend(model: &mut Model) -> Vec<Effect> {
+    let Some(event) = model.session.as_ref().and_then(|session| session.selected()) else {
+        return Vec::new();
+    };
+    let Some(Detail::Request(request)) = &event.detail else {
+        notice(model, Level::Info, "only requests can be sent again");
+        return Vec::new();
+    };
+    let seq = event.seq;
+    if matches!(request.method.as_str(), "GET" | "HEAD" | "OPTIONS") {
+        return run(model, Command::Resend(seq));
+    }
+    let text = format!("{} goes to the local process a second time.", title(event));
+    model.overlay = Some(Confirm::new("Send it again?", text, "Send", Command::Resend(seq)));
+    Vec::new()
+}
+
+// ---- launch
+
+pub(super) fn launch(model: &mut Model) -> Vec<Effect> {
+    if model.form.starting {
+        return Vec::new();
+    }
+    match model.form.request() {
+        Err((field, reason)) => {
+            model.form.field = field;
+            model.form.error = Some((field, reason));
+            Vec::new()
+        }
+        Ok(mut request) => {
+            model.form.remember(request.clone());
+            let recent = model.form.recent().cloned().collect();
+            request.terminal = super::pane_size(model);
+            let effects = guarded(model, vec![Effect::Launch(Box::new(request)), Effect::SaveRecent(recent)]);
+            model.form.starting = !effects.is_empty();
+            effects
+        }
+    }
+}
+
+pub(super) fn copy_launch(model: &mut Model) -> Vec<Effect> {
+    match model.form.request() {
+        Ok(request) => {
+            vec![Effect::Copy { what: "the command line".to_owned(), text: request.equal_command() }]
+        }
+        Err((field, reason)) => {
+            model.form.error = Some((field, reason));
+            Vec::new()
+        }
+    }
+}
