@@ -14,7 +14,7 @@ use super::{
     bring_up::start_agent,
     world::{Ended, Failure, Owned},
 };
-use crate::{agent_process::AgentProcess, async_fd};
+use crate::{agent_link::Endpoint, agent_process::AgentProcess, async_fd};
 
 /// Handle on the agent's process; clones share it.
 #[derive(Clone, Debug)]
@@ -34,17 +34,15 @@ impl Agent {
 
     /// Tells when the agent ends without being asked to. Runs until then, or until it is stopped.
     pub(super) async fn watch(self, ended_tx: mpsc::Sender<Ended>) {
-        let pid =
-            self.with(|process| i32::try_from(process.child.id()).ok().and_then(Pid::from_raw)).flatten();
-        let watched = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        let Some(pidfd) = watched.and_then(|pidfd| async_fd::watch(pidfd).ok()) else {
-            tracing::warn!("the agent's process cannot be watched; its end is seen by the link");
-            return;
-        };
+        let pid = self.with(|process| process.child.id());
+        // Its end is wanted: nobody is told.
         tokio::select! {
             biased;
             () = self.stopping.cancelled() => return,
-            _ = pidfd.readable() => {}
+            ended = child_ended(pid) => if !ended {
+                tracing::warn!("the agent's process cannot be watched; its end is seen by the link");
+                return;
+            }
         }
         let how = self.with(|process| exit_status(&mut process.child)).unwrap_or_default();
         tracing::warn!(how, "the agent has ended");
@@ -58,6 +56,11 @@ impl Agent {
         Box::pin(async move {
             if !std::path::Path::new("/proc").join(this.target.to_string()).exists() {
                 return Err(Failure::new("the target has ended", "start it again, then the session"));
+            }
+            let endpoint = this.with(|process| process.endpoint.clone());
+            if let Some(Endpoint::Unix(socket)) = endpoint {
+                // A killed agent leaves it; the next one binds the same path, where the link looks for it.
+                drop(std::fs::remove_file(socket));
             }
             let process = start_agent(this.target, this.dir.clone()).await?;
             let old = this.process.lock().unwrap_or_else(PoisonError::into_inner).replace(process);
@@ -80,6 +83,16 @@ impl Agent {
 
     fn with<T>(&self, work: impl FnOnce(&mut AgentProcess) -> T) -> Option<T> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(work)
+    }
+}
+
+/// Waits until a child of ours has ended, without reaping it; `false` when it cannot be watched.
+pub(super) async fn child_ended(pid: Option<u32>) -> bool {
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let watched = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    match watched.and_then(|pidfd| async_fd::watch(pidfd).ok()) {
+        Some(pidfd) => pidfd.readable().await.is_ok(),
+        None => false,
     }
 }
 

@@ -302,7 +302,12 @@ impl<P: Parts> Driver<P> {
             LayerEvent::Exit { pid, exit, command } => {
                 self.processes.ended(pid, exit.clone());
                 if command {
-                    self.exit = Some(exit.unwrap_or_default());
+                    let unknown = || wire::Exit {
+                        code: 1,
+                        error: "how the command ended is not known".to_owned(),
+                        ..wire::Exit::default()
+                    };
+                    self.exit = Some(exit.unwrap_or_else(unknown));
                 }
             }
             LayerEvent::TreeEmpty => {
@@ -430,8 +435,8 @@ impl<P: Parts> Driver<P> {
                 format!("the agent has ended again ({how})"),
                 "see agent.log in the session's folder; somebody or something kills it",
             )),
-            Ended::Holder(how) => self.lost(Failure::new(
-                format!("the holder of the session's network has ended ({how})"),
+            Ended::Holder => self.lost(Failure::new(
+                "the holder of the session's network has ended",
                 "somebody or something killed it; start the session again",
             )),
         }

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use super::{
-    agent::Agent,
+    agent::{Agent, child_ended},
     bring_up::Children,
     unix_relay::UnixRelays,
     world::{Ended, Failure, LayerEvent, Owned, Parts},
@@ -87,6 +87,14 @@ impl Live {
         tasks.spawn(run_layer(layer_task));
         tasks.spawn(translation.run(messages_rx, launched_rx));
         tasks.spawn(agent.clone().watch(ended_tx.clone()));
+        let holder = child_ended(children.holder.id());
+        let holder_tx = ended_tx.clone();
+        tasks.spawn(async move {
+            if holder.await {
+                // Closed: the session is ending as well.
+                drop(holder_tx.send(Ended::Holder).await);
+            }
+        });
         Self {
             agent,
             link,

@@ -243,7 +243,7 @@ async fn what_cannot_be_replaced_ends_the_session_with_an_explanation() {
 
     let (stage, end) = play(Faults::default(), |stage| async move {
         stage.running().await;
-        stage.ended_tx.send(Ended::Holder("signal 9".to_owned())).await.unwrap();
+        stage.ended_tx.send(Ended::Holder).await.unwrap();
     })
     .await;
     assert!(matches!(&end, End::Failed(failure) if failure.text.contains("holder")), "{end:?}");

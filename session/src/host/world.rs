@@ -55,7 +55,7 @@ pub(crate) struct Inputs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     Agent(String),
-    Holder(String),
+    Holder,
 }
 
 /// The parts of a session that is up.
