@@ -25,6 +25,8 @@ pub(crate) const CONNECTIONS: usize = 32;
 pub(crate) const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Streams of one connection: each open TCP connection of the user's process is one.
 pub(crate) const STREAMS: u32 = 16_384;
+/// Calls that were given up before they were looked at; more end the connection. HTTP/2 servers in public allow 20.
+pub(crate) const RESETS: usize = 16_384;
 /// Window of one stream: bandwidth times delay of 1 Gbit/s over 30 ms.
 pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
 /// Window of the connection: a few streams at full speed.

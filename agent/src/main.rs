@@ -57,6 +57,8 @@ fn main() -> ExitCode {
             EnvFilter::try_from_env("MIRRORD_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info")),
         )
         .init();
+    // A panic ends the connection or the operation in which it happened, and is a line of the log like any other.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a part of the agent panicked")));
     match start() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -57,9 +57,12 @@ impl Mirror {
         Self { network, queue, thread: None, ports: BTreeMap::new(), redirects: false }
     }
 
-    /// From now on some connections are redirected, so each new one must be asked about.
-    pub(crate) fn expect_redirects(&mut self) {
-        self.redirects = true;
+    /// Connections may be redirected once this has returned: each new one will be asked about.
+    pub(crate) async fn expect_redirects(&mut self) -> Result<(), MirrorError> {
+        if std::mem::replace(&mut self.redirects, true) {
+            return Ok(());
+        }
+        self.apply().await
     }
 
     /// All connections to `port` that are opened after this returns are mirrored, unless they are redirected.

@@ -139,7 +139,7 @@ impl Subscriptions {
                 self.steal.remove(port).map_err(in_words)?;
             }
             Mode::Steal => {
-                self.mirror.expect_redirects();
+                self.mirror.expect_redirects().await.map_err(in_words)?;
                 self.steal.add(port).await.map_err(in_words)?;
                 if let Err(error) = self.mirror.end(port).await {
                     self.steal.remove(port).map_err(in_words)?;

@@ -32,7 +32,7 @@ use crate::{
     args::Listen,
     life::{ClientGuard, Life},
     limits::{
-        ACCEPT_RETRY, CONNECTION_WINDOW, CONNECTIONS, FRAME, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT,
+        ACCEPT_RETRY, CONNECTION_WINDOW, CONNECTIONS, FRAME, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT, RESETS,
         SEND_BUFFER, STREAM_WINDOW, STREAMS,
     },
     server::AgentService,
@@ -188,6 +188,9 @@ impl Transport {
             .max_frame_size(FRAME)
             .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(STREAMS)
+            // A program may give up connects faster than we accept their calls; that is no attack of somebody with the token.
+            .max_pending_accept_reset_streams(RESETS)
+            .max_local_error_reset_streams(RESETS)
             .keep_alive_interval(pings.then_some(KEEPALIVE_INTERVAL))
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
         let service = service_fn(|request| self.clone().call(request, &client));

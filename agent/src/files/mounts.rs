@@ -41,17 +41,20 @@ const LOCAL: [&str; 26] = [
     "zfs",
 ];
 
-/// The target's mount table as far as it matters here, always up to date.
+/// The mount tables as far as they matter here, always up to date.
 #[derive(Debug)]
 pub(crate) struct Mounts {
-    table: Option<File>,
+    /// The target's, and our own: a process that is only chrooted has a root whose mount its own table does not show. Numbers of
+    /// mounts are the same in all namespaces.
+    tables: Vec<File>,
     local: HashSet<u64>,
 }
 
 impl Mounts {
-    /// Nothing counts as local when the table cannot be read.
+    /// Nothing counts as local when no table can be read.
     pub(crate) fn of(target: &Target) -> Self {
-        let mut mounts = Self { table: target.mountinfo().ok(), local: HashSet::new() };
+        let tables = [target.mountinfo(), File::open("/proc/self/mountinfo")];
+        let mut mounts = Self { tables: tables.into_iter().flatten().collect(), local: HashSet::new() };
         mounts.reload();
         mounts
     }
@@ -67,18 +70,18 @@ impl Mounts {
     /// The kernel reports a changed table as POLLPRI (proc_pid_mountinfo(5)). Numbers of mounts are used again, so this is asked
     /// each time; it is one short system call.
     fn changed(&self) -> bool {
-        let Some(table) = &self.table else { return false };
-        let mut wait = [PollFd::new(table, PollFlags::PRI)];
+        let mut wait: Vec<_> = self.tables.iter().map(|table| PollFd::new(table, PollFlags::PRI)).collect();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut wait, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     fn reload(&mut self) {
         self.local.clear();
-        let Some(table) = &mut self.table else { return };
-        let mut text = Vec::new();
-        if table.rewind().is_ok() && table.read_to_end(&mut text).is_ok() {
-            self.local = local_mounts(&String::from_utf8_lossy(&text));
+        for table in &mut self.tables {
+            let mut text = Vec::new();
+            if table.rewind().is_ok() && table.read_to_end(&mut text).is_ok() {
+                self.local.extend(local_mounts(&String::from_utf8_lossy(&text)));
+            }
         }
     }
 }

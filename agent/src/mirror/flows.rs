@@ -10,6 +10,8 @@
 //! A connection is judged when the server's side has answered: then connection tracking knows whether it was redirected, so a
 //! connection is mirrored or stolen, and never both or neither, whatever mode changes are under way.
 
+mod teller;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::SocketAddr,
@@ -18,11 +20,13 @@ use std::{
 
 use bytes::Bytes;
 use mirrord_netns::packet::{Parsed, TcpFlags, TcpHeader};
-use mirrord_protocol::agent::v1::{MirrorClosed, MirrorGap, MirrorOpened, mirror_item::Kind};
+use mirrord_protocol::agent::v1::{MirrorClosed, MirrorOpened, mirror_item::Kind};
 
+pub(crate) use self::teller::Counters;
+use self::teller::Teller;
 use super::{
     queue::Producer,
-    reassembly::{Direction, Piece, Segment},
+    reassembly::{Direction, Segment},
 };
 use crate::{
     address,
@@ -44,19 +48,6 @@ pub(crate) type Until = Option<u64>;
 /// Whether packets of a port are still needed: beginnings of connections may be under way, and open ones go on to their end.
 pub(crate) fn is_live(until: Until, now_ns: u64, open: u64) -> bool {
     open > 0 || until.is_none_or(|until| Duration::from_nanos(now_ns.saturating_sub(until)) < MIRROR_LINGER)
-}
-
-/// Numbers of one port since it was first mirrored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counters {
-    pub(crate) packets: u64,
-    /// Payload of both directions, repeated segments included.
-    pub(crate) bytes: u64,
-    pub(crate) syns: u64,
-    /// Connections that are followed now.
-    pub(crate) open: u64,
-    pub(crate) gaps: u64,
-    pub(crate) gap_bytes: u64,
 }
 
 /// A captured TCP packet.
@@ -475,62 +466,6 @@ impl Mirrored {
 
     fn pending(&self) -> usize {
         self.client.direction.pending_bytes() + self.server.direction.pending_bytes()
-    }
-}
-
-/// Turns pieces of one direction into items.
-struct Teller<'a> {
-    id: u64,
-    time_ns: u64,
-    from_server: bool,
-    counters: &'a mut Counters,
-    out: &'a mut Producer,
-}
-
-impl Teller<'_> {
-    fn tell(&mut self, untold: &mut u64, piece: Piece<'_>) {
-        match piece {
-            Piece::Data(data) => {
-                if *untold > 0 && self.out.has_room(data.len()) {
-                    self.tell_gap(untold);
-                }
-                if *untold > 0 || !self.out.data(self.id, self.time_ns, self.from_server, data) {
-                    self.lose(untold, u64::try_from(data.len()).unwrap_or(u64::MAX));
-                }
-            }
-            Piece::Gap(bytes) => {
-                self.lose(untold, bytes);
-                if self.out.has_room(0) {
-                    self.tell_gap(untold);
-                }
-            }
-            Piece::Unknown => {
-                self.tell_gap(untold);
-                self.counters.gaps += 1;
-                let gap = MirrorGap { from_server: self.from_server, bytes: 0, unknown_length: true };
-                self.out.control(self.id, self.time_ns, Kind::Gap(gap));
-            }
-            Piece::End => {
-                self.tell_gap(untold);
-                let closed = MirrorClosed { reset: false, from_server: self.from_server };
-                self.out.control(self.id, self.time_ns, Kind::Closed(closed));
-            }
-        }
-    }
-
-    fn lose(&mut self, untold: &mut u64, bytes: u64) {
-        if *untold == 0 {
-            self.counters.gaps += 1;
-        }
-        self.counters.gap_bytes += bytes;
-        *untold += bytes;
-    }
-
-    fn tell_gap(&mut self, untold: &mut u64) {
-        let gap = MirrorGap { from_server: self.from_server, bytes: *untold, unknown_length: false };
-        if *untold > 0 && self.out.control(self.id, self.time_ns, Kind::Gap(gap)) {
-            *untold = 0;
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 pub(crate) mod agent;
 pub(crate) mod app;
 pub(crate) mod target;
+pub(crate) mod traffic;
 
 use std::process::Command;
 
