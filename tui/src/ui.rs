@@ -9,6 +9,8 @@ mod client;
 mod clipboard;
 mod config;
 mod export;
+#[cfg(test)]
+mod fake;
 mod filter;
 mod fuzzy;
 mod io;
@@ -85,7 +87,8 @@ pub(crate) fn key_table() -> Vec<(&'static str, Vec<(String, &'static str)>)> {
 /// Starts a session whose command has its terminal in the UI, and shows it. An owned session ends with the window.
 pub(crate) fn run_session(mut spec: SessionSpec, owned: bool, warnings: &[String]) -> Result<ExitCode> {
     let (columns, rows) = crossterm::terminal::size().unwrap_or((80, 24));
-    spec.terminal = Some((columns.max(20), rows.saturating_sub(7).max(5)));
+    spec.terminal =
+        Some((columns.max(limits::CHILD_COLUMNS), rows.saturating_sub(7).max(limits::CHILD_ROWS)));
     spec.process_group = None;
     spec.owned = owned;
     let runtime =

@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use mirrord_protocol::session::v1::{
-    EventBatch, InfoRequest, RecordRequest, ReplayRequest, RestartRequest, SetModeRequest, StopRequest,
-    TerminalInput,
+    Event, EventBatch, EventRequest, InfoRequest, Kind, RecordRequest, ReplayRequest, RestartRequest,
+    SetModeRequest, StopRequest, TerminalInput,
 };
 use mirrord_session::{jsonl, recording};
 use tokio::{
@@ -109,6 +109,17 @@ impl Io {
                 client.stop(StopRequest { kill: false }).await.map_err(sentence)?;
                 Ok(Some("the session ends".to_owned()))
             }),
+            Effect::Fetch { seq } => {
+                let generation = self.attached.as_ref().map_or(0, |attached| attached.generation);
+                self.call(move |mut client, msgs| async move {
+                    // One that has left the host's memory stays without bodies.
+                    if let Ok(reply) = client.event(EventRequest { seq }).await {
+                        let said = HostMsg::Whole(Box::new(reply.into_inner()));
+                        msgs.send(Msg::Host { generation, said }).await.ok();
+                    }
+                    Ok(None)
+                });
+            }
             Effect::Restart => self.call(|mut client, _| async move {
                 let reply = client.restart(RestartRequest {}).await.map_err(sentence)?;
                 Ok(Some(format!("started again as pid {}", reply.into_inner().pid)))
@@ -125,7 +136,7 @@ impl Io {
                 write_new(&path, &data)?;
                 Ok(Some(format!("wrote {} bytes to {path}", data.len())))
             }),
-            Effect::Export { form, events, path } => self.blocking(move || export_to(form, &events, &path)),
+            Effect::Export { form, events, path } => self.export(form, events, path),
             Effect::Copy { .. } | Effect::Suspend | Effect::Redraw | Effect::Mouse(_) => {}
         }
     }
@@ -185,6 +196,33 @@ impl Io {
         let msgs = self.msgs.clone();
         self.calls.spawn(async move {
             let result = tokio::task::spawn_blocking(work).await;
+            tell(&msgs, result.unwrap_or_else(|error| Err(error.to_string()))).await;
+        });
+    }
+
+    /// Writes rows to a file. Bodies that are still at the host are fetched first.
+    fn export(&mut self, form: ExportForm, mut events: Vec<Event>, path: String) {
+        let (services, msgs) = (Arc::clone(&self.services), self.msgs.clone());
+        let id = self.attached.as_ref().map(|attached| attached.id.clone());
+        self.calls.spawn(async move {
+            let fetching = async {
+                let Some(Ok(mut client)) = (match &id {
+                    Some(id) => Some(services.connect(id).await),
+                    None => None,
+                }) else {
+                    return;
+                };
+                for event in events.iter_mut().filter(|event| event.kind() == Kind::Request) {
+                    match client.event(EventRequest { seq: event.seq }).await {
+                        Ok(whole) => *event = whole.into_inner(),
+                        Err(status) if status.code() == tonic::Code::NotFound => {}
+                        Err(_) => return,
+                    }
+                }
+            };
+            // What did not come in time is written without bodies; the file says their sizes.
+            timeout(limits::SLOW_CALL, fetching).await.ok();
+            let result = tokio::task::spawn_blocking(move || export_to(form, &events, &path)).await;
             tell(&msgs, result.unwrap_or_else(|error| Err(error.to_string()))).await;
         });
     }
@@ -350,11 +388,7 @@ fn write_new(path: &str, data: &[u8]) -> Result<(), String> {
     })
 }
 
-fn export_to(
-    form: ExportForm,
-    events: &[mirrord_protocol::session::v1::Event],
-    path: &str,
-) -> Result<Option<String>, String> {
+fn export_to(form: ExportForm, events: &[Event], path: &str) -> Result<Option<String>, String> {
     let text = match form {
         ExportForm::Har => {
             serde_json::to_string_pretty(&export::har::archive(events)).map_err(|error| error.to_string())?

@@ -10,6 +10,10 @@ pub(crate) const ROW_BYTES: usize = 64 << 20;
 pub(crate) const MARKS: usize = 1_000;
 /// Raw output of the command that is kept to draw it again after a resize.
 pub(crate) const CHILD_BYTES: usize = 4 << 20;
+/// Narrowest terminal that the command gets.
+pub(crate) const CHILD_COLUMNS: u16 = 20;
+/// Lowest terminal that the command gets.
+pub(crate) const CHILD_ROWS: u16 = 5;
 /// Lines of the command's output that can be scrolled back to.
 pub(crate) const CHILD_SCROLLBACK: usize = 2_000;
 /// Notices kept for the list of messages.

@@ -73,6 +73,13 @@ pub(crate) async fn run<S: Stream<Item = io::Result<Event>> + Unpin>(
         }
         if model.dirty && Instant::now() >= next_picture {
             model.prepare();
+            let wanted = model.session.as_mut().and_then(|session| session.body_to_fetch());
+            perform(
+                model,
+                screen,
+                &inputs.effects,
+                wanted.map(|seq| Effect::Fetch { seq }).into_iter().collect(),
+            );
             if screen.draw(model).is_err() {
                 return Exit::ScreenLost;
             }

@@ -1,7 +1,7 @@
 //! What the UI needs of the machine: sessions, targets, and starting a session. A trait, so that tests need neither.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
     pin::Pin,
     time::UNIX_EPOCH,
@@ -18,6 +18,7 @@ use mirrord_session::{
 use tonic::transport::Channel;
 
 use super::{
+    limits,
     model::{
         form::{Files, LaunchRequest},
         targets::TargetRow,
@@ -126,18 +127,21 @@ fn processes() -> Vec<TargetRow> {
     let Ok(folders) = std::fs::read_dir("/proc") else { return Vec::new() };
     let own = std::process::id();
     let pids = folders.flatten().filter_map(|folder| folder.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| *pid != own).filter_map(process_row).collect()
+    let mut namespaces = HashMap::new();
+    pids.filter(|pid| *pid != own).filter_map(|pid| process_row(pid, &mut namespaces)).collect()
 }
 
-fn process_row(pid: u32) -> Option<TargetRow> {
+/// Listeners by network namespace: the kernel walks its whole table for each reading, so it is asked once for each.
+type Namespaces = HashMap<PathBuf, Vec<(u16, u64)>>;
+
+fn process_row(pid: u32, namespaces: &mut Namespaces) -> Option<TargetRow> {
     let proc = PathBuf::from(format!("/proc/{pid}"));
     // Only one's own processes show their descriptors; what listens is among them.
-    let sockets = sockets(&proc)?;
-    let ports: Vec<u16> = tcp_listeners(&proc)
-        .into_iter()
-        .filter(|(_, inode)| sockets.contains(inode))
-        .map(|(port, _)| port)
-        .collect();
+    let sockets = sockets(&proc).filter(|sockets| !sockets.is_empty())?;
+    let namespace = std::fs::read_link(proc.join("ns/net")).ok()?;
+    let listeners = namespaces.entry(namespace).or_insert_with(|| tcp_listeners(&proc));
+    let own = listeners.iter().filter(|(_, inode)| sockets.contains(inode));
+    let ports: Vec<u16> = own.map(|(port, _)| *port).collect();
     if ports.is_empty() {
         return None;
     }
@@ -234,7 +238,8 @@ fn spec(request: &LaunchRequest) -> Result<SessionSpec, String> {
         path => Some(std::path::absolute(spec.cwd.join(path)).map_err(|error| error.to_string())?),
     };
     // The command gets a terminal of the host's, and the session outlives this window.
-    spec.terminal = Some((request.terminal.0.max(20), request.terminal.1.max(5)));
+    spec.terminal =
+        Some((request.terminal.0.max(limits::CHILD_COLUMNS), request.terminal.1.max(limits::CHILD_ROWS)));
     spec.process_group = None;
     spec.owned = false;
     spec.equal_command = request.equal_command();

@@ -75,6 +75,8 @@ pub(crate) enum HostMsg {
         attempt: u32,
         reason: String,
     },
+    /// The result of [`Effect::Fetch`].
+    Whole(Box<Event>),
     /// The host has ended, in order or not; nothing more will come.
     Gone {
         reason: String,
@@ -102,6 +104,10 @@ pub(crate) enum Effect {
     },
     Stop {
         id: String,
+    },
+    /// Asks for an event with its bodies, which lists come without.
+    Fetch {
+        seq: u64,
     },
     Restart,
     Resend {

@@ -60,6 +60,9 @@ pub(crate) fn lines(body: &Body, content_type: &str, view: BodyView) -> (Form, V
         _ => String::from_utf8_lossy(data).lines().map(plain).collect(),
     };
     lines.truncate(limits::BODY_LINES);
+    if data.is_empty() && body.size > 0 {
+        return (form, vec![TextLine::new(Tone::Dim, "…")]);
+    }
     let shown = u64::try_from(data.len()).unwrap_or(u64::MAX);
     if body.truncated || body.size > shown || lines.len() == limits::BODY_LINES {
         let rest = text::size(body.size.saturating_sub(shown));

@@ -67,6 +67,8 @@ struct MadeFor {
     seq: u64,
     latency_ns: u64,
     pending: bool,
+    /// Bytes of the bodies that are here.
+    held: usize,
     bytes: u64,
     section: Section,
     body_view: BodyView,
@@ -83,6 +85,7 @@ impl Details {
             seq: event.seq,
             latency_ns: event.latency_ns,
             pending: event.pending,
+            held: held(event),
             bytes: event.bytes,
             section: self.section,
             body_view: self.body_view,
@@ -154,6 +157,15 @@ impl Details {
             }
             _ => false,
         }
+    }
+}
+
+fn held(event: &Event) -> usize {
+    match &event.detail {
+        Some(Detail::Request(request)) => {
+            request.body.iter().chain(&request.response_body).map(|body| body.data.len()).sum()
+        }
+        _ => 0,
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Graph {
 struct Second {
     at: i64,
     counts: [u64; KINDS],
-    errors: u64,
+    errors: [u64; KINDS],
 }
 
 impl Graph {
@@ -40,8 +40,9 @@ impl Graph {
     /// An event has ended in failure.
     pub(crate) fn error(&mut self, event: &Event) {
         let at = event.time_ns.div_euclid(1_000_000_000);
-        if let Some(second) = self.second(at) {
-            second.errors += 1;
+        let kind = index(event.kind());
+        if let Some(errors) = self.second(at).and_then(|second| second.errors.get_mut(kind)) {
+            *errors += 1;
         }
     }
 
@@ -70,9 +71,9 @@ impl Graph {
         self.series(now_ms, length, |second| second.counts.get(index(kind)).copied().unwrap_or(0))
     }
 
-    /// Failures per second, all kinds.
-    pub(crate) fn errors(&self, now_ms: i64, length: usize) -> Vec<u64> {
-        self.series(now_ms, length, |second| second.errors)
+    /// Failures per second of a kind.
+    pub(crate) fn errors(&self, kind: Kind, now_ms: i64, length: usize) -> Vec<u64> {
+        self.series(now_ms, length, |second| second.errors.get(index(kind)).copied().unwrap_or(0))
     }
 
     /// Whether there is anything within the last `length` seconds.

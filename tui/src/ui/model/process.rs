@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ui::limits::{CHILD_BYTES, CHILD_SCROLLBACK};
+use crate::ui::limits::{CHILD_BYTES, CHILD_COLUMNS, CHILD_ROWS, CHILD_SCROLLBACK};
 
 /// Screen of the command.
 pub(crate) struct ProcessPane {
@@ -65,7 +65,8 @@ impl ProcessPane {
 
     /// Draws everything again on a screen of this size; false when it has that size.
     pub(crate) fn resize(&mut self, columns: u16, rows: u16) -> bool {
-        let (columns, rows) = (columns.max(1), rows.max(1));
+        // The screen's library panics on lines of one column; narrower ones are cut off when they are drawn.
+        let (columns, rows) = (columns.max(CHILD_COLUMNS), rows.max(CHILD_ROWS));
         if (self.columns, self.rows) == (columns, rows) {
             return false;
         }
@@ -186,10 +187,10 @@ mod tests {
     #[test]
     fn text_right_of_a_shrink_comes_back() {
         let mut pane = ProcessPane::default();
-        pane.lines(b"a long line of text\nsecond\n");
-        assert!(pane.resize(6, 5) && !pane.resize(6, 5));
-        pane.resize(40, 5);
-        assert_eq!(pane.tail(2), ["a long line of text", "second"]);
+        pane.lines(b"a long line of text that is wider than the narrow screen\nsecond\n");
+        assert!(pane.resize(6, 5) && !pane.resize(CHILD_COLUMNS, 5));
+        pane.resize(90, 5);
+        assert_eq!(pane.tail(2), ["a long line of text that is wider than the narrow screen", "second"]);
     }
 
     #[test]
@@ -199,6 +200,17 @@ mod tests {
             pane.output(&vec![b'x'; 1 << 20]);
         }
         assert_eq!((pane.raw.len(), pane.bytes()), (CHILD_BYTES, 6 << 20));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_output_panics(data in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400), columns in 0..60_u16, rows in 0..20_u16) {
+            let mut pane = ProcessPane::default();
+            pane.resize(columns, rows);
+            pane.output(&data);
+            pane.resize(rows, columns);
+            pane.output("日本\u{1b}[3;3H🦀".as_bytes());
+        }
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(crate) struct Session {
     /// Position in a recording, nanoseconds since the epoch; `None`: its end.
     pub(crate) at_ns: Option<i64>,
     utc_offset: i32,
+    /// The event whose bodies were asked for last, and whether it was pending then.
+    fetched: Option<(u64, bool)>,
 }
 
 /// Where the events come from.
@@ -168,6 +170,7 @@ impl Session {
             time_form: TimeForm::default(),
             at_ns: None,
             utc_offset,
+            fetched: None,
         }
     }
 
@@ -182,6 +185,31 @@ impl Session {
         for stream in &mut self.streams {
             stream.forget(&gone);
         }
+    }
+
+    /// An event with its bodies has come; the store keeps them with the row.
+    pub(crate) fn whole(&mut self, event: Event) {
+        self.fetched = Some((event.seq, event.pending));
+        self.event(event);
+    }
+
+    /// The event that is looked at, when its bodies are still at the host. Asked for once in each of its forms.
+    pub(crate) fn body_to_fetch(&mut self) -> Option<u64> {
+        if self.details.shown == Shown::Hidden || self.is_recording() || self.link != Link::Up {
+            return None;
+        }
+        let event = self.selected()?;
+        let Some(mirrord_protocol::session::v1::event::Detail::Request(request)) = &event.detail else {
+            return None;
+        };
+        let bodies = request.body.iter().chain(&request.response_body);
+        let missing = bodies.into_iter().any(|body| body.data.is_empty() && body.size > 0);
+        let form = (event.seq, event.pending);
+        if !missing || self.fetched == Some(form) {
+            return None;
+        }
+        self.fetched = Some(form);
+        Some(form.0)
     }
 
     fn event(&mut self, event: Event) {

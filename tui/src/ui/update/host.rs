@@ -35,6 +35,7 @@ pub(super) fn said(model: &mut Model, said: HostMsg) -> Vec<Effect> {
                 return vec![Effect::TerminalSize(size.0, size.1)];
             }
         }
+        HostMsg::Whole(event) => session.whole(*event),
         HostMsg::Events(batch) => session.batch(batch),
         HostMsg::Histograms(series) => session.latency.set(series),
         HostMsg::TerminalOpened => {

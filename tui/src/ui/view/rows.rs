@@ -141,7 +141,7 @@ pub(super) fn cell(column: Column, event: &Event, around: Around<'_>) -> (Tone, 
         (What::Text, _) => (text_tone(event), text::one_line(event.subject.as_bytes())),
         (What::Sign, _) => sign(event),
         (what, Some(Detail::Request(request))) => match what {
-            What::Method => (method_tone(&request.method), request.method.chars().take(4).collect()),
+            What::Method => (method_tone(&request.method), short_method(&request.method)),
             What::Path => (Tone::Plain, path(request)),
             What::Status if request.status > 0 => (status_tone(request.status), request.status.to_string()),
             What::Status if event.error.is_empty() => (Tone::Dim, "…".to_owned()),
@@ -213,6 +213,16 @@ fn flow_sign(direction: Direction, mode: Mode) -> (Tone, &'static str) {
         (_, Mode::Steal) => (Tone::Steal, "S"),
         (_, Mode::Mirror) => (Tone::Mirror, "M"),
         _ => (Tone::Dim, "·"),
+    }
+}
+
+/// The method in four columns.
+fn short_method(method: &str) -> String {
+    match method {
+        "DELETE" => "DEL".to_owned(),
+        "OPTIONS" => "OPT".to_owned(),
+        "PATCH" => "PTCH".to_owned(),
+        method => method.chars().take(4).collect(),
     }
 }
 

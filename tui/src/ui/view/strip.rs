@@ -39,7 +39,7 @@ pub(super) fn draw(model: &Model, session: &Session, pen: &mut Pen<'_>, area: Re
     let rate = Rect { x: area.x + third + 1, width: third - 1, ..area };
     let output = Rect { x: rate.right() + 1, width: area.right().saturating_sub(rate.right() + 1), ..area };
     latencies(session, pen, graph, whole);
-    rate_graph(session, pen, rate, &rates, now);
+    rate_graph(session, pen, rate, (kind, now), &rates);
     command(session, pen, output);
 }
 
@@ -84,7 +84,7 @@ fn latencies(session: &Session, pen: &mut Pen<'_>, area: Rect, whole: Option<&Se
     pen.put_right(area.x + 1, area.y + 5, drawn, Tone::Dim, &text::latency(high));
 }
 
-fn rate_graph(session: &Session, pen: &mut Pen<'_>, area: Rect, rates: &[u64], now: i64) {
+fn rate_graph(session: &Session, pen: &mut Pen<'_>, area: Rect, (kind, now): (Kind, i64), rates: &[u64]) {
     pen.rule(area, Tone::Border, &TextLine::new(Tone::Plain, "Rate, 60 s"));
     let inner = area.width.saturating_sub(2);
     let fits = rates.get(rates.len().saturating_sub(usize::from(inner))..).unwrap_or(rates);
@@ -98,7 +98,7 @@ fn rate_graph(session: &Session, pen: &mut Pen<'_>, area: Rect, rates: &[u64], n
         Tone::Plain,
         &format!("{}/s  max {}/s", text::count(last), text::count(most)),
     );
-    let errors = session.graph.errors(now, RATE_SECONDS);
+    let errors = session.graph.errors(kind, now, RATE_SECONDS);
     let failed: u64 = errors.iter().sum();
     let tone = if failed > 0 { Tone::Bad } else { Tone::Dim };
     let fits =
