@@ -129,8 +129,8 @@ impl Io {
                 let reply = client.replay(request).await.map_err(sentence)?.into_inner();
                 Ok(Some(format!("sent again as #{}, answered {}", reply.seq, reply.status)))
             }),
-            Effect::Record { path } => self.record(path),
-            Effect::Launch(request) => self.launch(*request),
+            Effect::Record { path } => self.record(path.as_deref()),
+            Effect::Launch(request) => self.launch(request),
             Effect::SaveRecent(recent) => self.blocking(move || save_recent(&recent).map(|()| None)),
             Effect::Write { path, data } => self.blocking(move || {
                 write_new(&path, &data)?;
@@ -227,8 +227,8 @@ impl Io {
         });
     }
 
-    fn record(&mut self, path: Option<String>) {
-        let absolute = match path.as_deref().map(std::path::absolute).transpose() {
+    fn record(&mut self, path: Option<&str>) {
+        let absolute = match path.map(std::path::absolute).transpose() {
             Ok(absolute) => absolute,
             Err(error) => {
                 self.blocking(move || Err(format!("the recording cannot be made: {error}")));
@@ -249,7 +249,7 @@ impl Io {
         });
     }
 
-    fn launch(&mut self, request: LaunchRequest) {
+    fn launch(&mut self, request: Box<LaunchRequest>) {
         let (services, msgs) = (Arc::clone(&self.services), self.msgs.clone());
         self.calls.spawn(async move {
             let started = timeout(limits::SLOW_CALL, services.launch(&request)).await;
@@ -291,6 +291,7 @@ async fn tell(msgs: &mpsc::Sender<Msg>, result: Result<Option<String>, String>) 
     drop(msgs.send(notice).await);
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "handed to map_err")]
 fn sentence(status: tonic::Status) -> String {
     status.message().to_owned()
 }

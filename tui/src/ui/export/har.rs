@@ -24,7 +24,7 @@ pub(crate) fn archive(events: &[Event]) -> Value {
 
 fn entry(event: &Event, request: &Request) -> Value {
     let ms = event.latency_ns / 1_000;
-    let ms = serde_json::Number::from_f64(u32::try_from(ms).map_or(f64::from(u32::MAX), f64::from) / 1_000.0);
+    let ms = f64::from(u32::try_from(ms).unwrap_or(u32::MAX)) / 1_000.0;
     json!({
         "startedDateTime": timestamp(event.time_ns),
         "time": ms,

@@ -196,9 +196,9 @@ impl Parser {
 fn argument_test(operator: &Operator, argument: &str) -> Result<Test, String> {
     let wrong = || format!("`{argument}` does not fit: write ~{} {}", operator.name, operator.argument);
     match operator.make {
-        Make::Text(field) => {
-            Pattern::new(argument).map(|pattern| Test::Text(field, pattern)).map_err(regex_reason)
-        }
+        Make::Text(field) => Pattern::new(argument)
+            .map(|pattern| Test::Text(field, pattern))
+            .map_err(|error| regex_reason(&error)),
         Make::Status => status(argument).map(Test::Status).ok_or_else(wrong),
         Make::Port => range(argument, u32::from(u16::MAX)).map(Test::Port).ok_or_else(wrong),
         Make::Pid => argument.parse().map(Test::Pid).map_err(|_| wrong()),
@@ -211,7 +211,7 @@ fn argument_test(operator: &Operator, argument: &str) -> Result<Test, String> {
 }
 
 /// The last line of the library's message says what is wrong; the ones before draw it.
-fn regex_reason(error: regex::Error) -> String {
+fn regex_reason(error: &regex::Error) -> String {
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default();
     format!("not a regular expression: {}", last.trim_start_matches("error: "))

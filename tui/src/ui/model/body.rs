@@ -33,7 +33,7 @@ impl BodyView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     Json,
-    Form,
+    Fields,
     Text,
     Hex,
 }
@@ -42,7 +42,7 @@ impl Form {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Json => "json",
-            Self::Form => "form",
+            Self::Fields => "form",
             Self::Text => "text",
             Self::Hex => "hex",
         }
@@ -55,7 +55,7 @@ pub(crate) fn lines(body: &Body, content_type: &str, view: BodyView) -> (Form, V
     let form = form(data, content_type, view);
     let mut lines = match (form, std::str::from_utf8(data)) {
         (Form::Json, Ok(text)) => Json::default().lines(text),
-        (Form::Form, Ok(text)) => text.split('&').map(field).collect(),
+        (Form::Fields, Ok(text)) => text.split('&').map(field).collect(),
         (Form::Hex, _) => hex(data),
         _ => String::from_utf8_lossy(data).lines().map(plain).collect(),
     };
@@ -77,7 +77,7 @@ fn form(data: &[u8], content_type: &str, view: BodyView) -> Form {
         BodyView::Hex => Form::Hex,
         BodyView::Text => Form::Text,
         BodyView::Fit if !is_text => Form::Hex,
-        BodyView::Fit if content_type.starts_with("application/x-www-form-urlencoded") => Form::Form,
+        BodyView::Fit if content_type.starts_with("application/x-www-form-urlencoded") => Form::Fields,
         BodyView::Fit => {
             let first = data.iter().find(|byte| !byte.is_ascii_whitespace());
             let by_type = content_type.contains("json");

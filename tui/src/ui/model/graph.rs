@@ -149,7 +149,7 @@ mod tests {
         [3, 5, 5, 4].iter().for_each(|second| graph.event(&at(*second)));
         assert_eq!(graph.rates(Kind::File, 6_500, 4), [0, 1, 1, 2]);
         assert_eq!(graph.rates(Kind::Dns, 6_500, 2), [0, 0]);
-        (10..10 + 2 * GRAPH_SECONDS as i64).for_each(|second| graph.event(&at(second)));
+        (10..10 + 2 * i64::try_from(GRAPH_SECONDS).unwrap()).for_each(|second| graph.event(&at(second)));
         assert_eq!(graph.seconds.len(), GRAPH_SECONDS);
         graph.event(&at(1));
         assert_eq!(graph.seconds.len(), GRAPH_SECONDS);

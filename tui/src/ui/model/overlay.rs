@@ -127,13 +127,13 @@ pub(crate) enum CopyWhat {
 }
 
 impl Confirm {
-    pub(crate) fn new(title: &str, text: impl Into<String>, yes: &'static str, command: Command) -> Overlay {
+    pub(crate) fn ask(title: &str, text: impl Into<String>, yes: &'static str, command: Command) -> Overlay {
         Overlay::Confirm(Self { title: title.to_owned(), text: text.into(), yes, command, on_yes: false })
     }
 }
 
 impl Chooser {
-    pub(crate) fn new(title: impl Into<String>, items: Vec<Choice>) -> Overlay {
+    pub(crate) fn offer(title: impl Into<String>, items: Vec<Choice>) -> Overlay {
         Overlay::Chooser(Self { title: title.into(), items, at: 0 })
     }
 }

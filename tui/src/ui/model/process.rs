@@ -95,7 +95,7 @@ impl ProcessPane {
         self.back = self.screen.screen().scrollback();
     }
 
-    pub(crate) fn to_end(&mut self) {
+    pub(crate) fn show_end(&mut self) {
         self.back = 0;
         self.screen.screen_mut().set_scrollback(0);
     }
@@ -128,7 +128,7 @@ impl ProcessPane {
     /// The command has ended or begins again: its screen stays, what was set on it does not.
     pub(crate) fn restart(&mut self) {
         self.typing = false;
-        self.to_end();
+        self.show_end();
     }
 }
 

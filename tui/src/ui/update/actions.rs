@@ -215,22 +215,19 @@ fn session(model: &mut Model, action: Action) -> Vec<Effect> {
         Action::Search => {
             model.overlay = Some(Overlay::Search { edit: LineEdit::new(&session.details.search) });
         }
+        Action::SearchNext | Action::SearchPrevious if session.details.find(action == Action::SearchNext) => {
+        }
         Action::SearchNext | Action::SearchPrevious => {
-            if !session.details.find(action == Action::SearchNext) {
-                let text = format!("`{}` is not in the text", session.details.search);
-                notice(model, Level::Info, text);
-            }
+            let text = format!("`{}` is not in the text", session.details.search);
+            notice(model, Level::Info, text);
         }
         Action::Filter => {
             let before = session.filter().map(|filter| filter.text.clone()).unwrap_or_default();
             model.overlay = Some(Overlay::Filter { edit: LineEdit::new(&before), error: None, before });
         }
         Action::Sort => model.overlay = Some(sort_chooser()),
-        Action::Mark => {
-            if !session.toggle_mark() {
-                notice(model, Level::Info, "no more rows can be marked");
-            }
-        }
+        Action::Mark if session.toggle_mark() => {}
+        Action::Mark => notice(model, Level::Info, "no more rows can be marked"),
         Action::SlowRows => slow_rows(model),
         Action::CopyMenu => model.overlay = Some(copy_chooser()),
         Action::CopyCurl => return copy::copy(model, CopyWhat::Curl),
@@ -238,7 +235,7 @@ fn session(model: &mut Model, action: Action) -> Vec<Effect> {
         Action::SaveBody => return copy::ask_save_body(model),
         Action::Clear => {
             let text = "All rows that this window holds leave it. The session host keeps its own.";
-            model.overlay = Some(Confirm::new("Empty the lists?", text, "Empty", Command::Clear));
+            model.overlay = Some(Confirm::ask("Empty the lists?", text, "Empty", Command::Clear));
         }
         Action::Resend => return commands::ask_resend(model),
         Action::Mode => commands::ask_mode(model),
@@ -337,7 +334,7 @@ fn view(session: &mut Session, action: Action) -> bool {
         Action::TimeForm => session.time_form = session.time_form.next(),
         Action::OutputUp => session.process.scroll(true),
         Action::OutputDown => session.process.scroll(false),
-        Action::OutputEnd => session.process.to_end(),
+        Action::OutputEnd => session.process.show_end(),
         _ => return false,
     }
     true
@@ -372,7 +369,7 @@ fn type_into(model: &mut Model) -> Vec<Effect> {
     let Some(session) = &mut model.session else { return Vec::new() };
     if session.info.has_terminal && session.lives() {
         session.process.typing = true;
-        session.process.to_end();
+        session.process.show_end();
     } else {
         let why = if session.lives() {
             "the command uses the terminal that it was started from; type there"
@@ -423,7 +420,7 @@ fn sort_chooser() -> Overlay {
     if let Some(status) = items.iter_mut().find(|item| item.label == SortBy::Status.name()) {
         status.key = 'c';
     }
-    Chooser::new("Order by", items)
+    Chooser::offer("Order by", items)
 }
 
 fn copy_chooser() -> Overlay {
@@ -437,7 +434,7 @@ fn copy_chooser() -> Overlay {
         item('j', "event as JSON", CopyWhat::Json),
         item('l', "line", CopyWhat::Line),
     ];
-    Chooser::new("Copy", items)
+    Chooser::offer("Copy", items)
 }
 
 fn export_chooser(session: &Session) -> Overlay {
@@ -448,5 +445,5 @@ fn export_chooser(session: &Session) -> Overlay {
         item('j', "JSON lines; `mirrord-tui open` reads them", ExportForm::Jsonl),
         item('c', "script of curl commands", ExportForm::Curl),
     ];
-    Chooser::new(format!("Export {rows} rows as"), items)
+    Chooser::offer(format!("Export {rows} rows as"), items)
 }

@@ -100,7 +100,7 @@ pub(super) fn ask_mode(model: &mut Model) {
                 )
             };
             let items = several.iter().enumerate().map(item).collect();
-            model.overlay = Some(Chooser::new("Mode of which port?", items));
+            model.overlay = Some(Chooser::offer("Mode of which port?", items));
         }
     }
 }
@@ -112,7 +112,7 @@ fn choose_mode(model: &mut Model, port: u32) {
         item('s', "steal: the local process takes over", Mode::Steal),
         item('o', "off: neither", Mode::Off),
     ];
-    model.overlay = Some(Chooser::new(format!("Port {port}: new connections are ..."), items));
+    model.overlay = Some(Chooser::offer(format!("Port {port}: new connections are ..."), items));
 }
 
 fn set_mode(model: &mut Model, port: u32, mode: Mode, sure: bool) -> Vec<Effect> {
@@ -123,7 +123,7 @@ fn set_mode(model: &mut Model, port: u32, mode: Mode, sure: bool) -> Vec<Effect>
     {
         let text = format!("{why} While port {port} is stolen, the target does not see its traffic.");
         let command = Command::SetModeSure { port, mode };
-        model.overlay = Some(Confirm::new("Steal?", text, "Steal", command));
+        model.overlay = Some(Confirm::ask("Steal?", text, "Steal", command));
         return Vec::new();
     }
     let effects = guarded(model, vec![Effect::SetMode { port, mode }]);
@@ -146,7 +146,7 @@ pub(super) fn ask_quit(model: &mut Model) {
     match live {
         Some(_) if model.owned => {
             let text = "The session and everything that was started for it end with this window.";
-            model.overlay = Some(Confirm::new("Leave?", text, "Leave", Command::Quit));
+            model.overlay = Some(Confirm::ask("Leave?", text, "Leave", Command::Quit));
         }
         Some(id) => {
             let items = vec![
@@ -157,7 +157,7 @@ pub(super) fn ask_quit(model: &mut Model) {
                 ),
                 Choice::new('s', "stop the session and leave", Command::Quit),
             ];
-            model.overlay = Some(Chooser::new("The session is running", items));
+            model.overlay = Some(Chooser::offer("The session is running", items));
         }
         None => model.quit = true,
     }
@@ -172,12 +172,12 @@ pub(super) fn ask_stop(model: &mut Model, id: &str) {
     let text = format!(
         "The command of session {id} ends, and everything that was changed at the target is taken back."
     );
-    model.overlay = Some(Confirm::new("End the session?", text, "End it", Command::Stop(id.to_owned())));
+    model.overlay = Some(Confirm::ask("End the session?", text, "End it", Command::Stop(id.to_owned())));
 }
 
 pub(super) fn ask_restart(model: &mut Model) {
     let text = "The command is ended and started again; the session stays.";
-    model.overlay = Some(Confirm::new("Start the command again?", text, "Restart", Command::Restart));
+    model.overlay = Some(Confirm::ask("Start the command again?", text, "Restart", Command::Restart));
 }
 
 /// Requests that change nothing are sent at once, others after a question.
@@ -194,7 +194,7 @@ pub(super) fn ask_resend(model: &mut Model) -> Vec<Effect> {
         return run(model, Command::Resend(seq));
     }
     let text = format!("{} goes to the local process a second time.", title(event));
-    model.overlay = Some(Confirm::new("Send it again?", text, "Send", Command::Resend(seq)));
+    model.overlay = Some(Confirm::ask("Send it again?", text, "Send", Command::Resend(seq)));
     Vec::new()
 }
 

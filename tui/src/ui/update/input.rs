@@ -82,7 +82,7 @@ fn type_into_command(model: &mut Model, key: KeyEvent) -> Option<Vec<Effect>> {
         session.process.typing = false;
         return Some(Vec::new());
     }
-    session.process.to_end();
+    session.process.show_end();
     let application = session.process.screen().application_cursor();
     Some(key_bytes(key, application).map(Effect::Type).into_iter().collect())
 }

@@ -72,7 +72,10 @@ pub(crate) fn suggestions(text: &str) -> Vec<Suggestion> {
             // Words of the explanation find a command, too, but only whole ones.
             let by_help = || (typed.len() > 2 && suggestion.help.contains(typed)).then_some(0);
             let begins = if suggestion.name.starts_with(typed) { 100 } else { 0 };
-            Some((by_name.or_else(by_help).or((bonus > 0).then_some(0))? + bonus + begins, suggestion))
+            Some((
+                by_name.or_else(by_help).or_else(|| (bonus > 0).then_some(0))? + bonus + begins,
+                suggestion,
+            ))
         })
         .collect();
     scored.sort_by(|(a, x), (b, y)| b.cmp(a).then_with(|| x.name.cmp(y.name)));
@@ -122,12 +125,13 @@ pub(super) fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
 }
 
 fn enter(model: &mut Model, typed: &str, suggestion: Option<Suggestion>) -> Vec<Effect> {
-    let (first, argument) = typed.trim().split_once(char::is_whitespace).unwrap_or((typed.trim(), ""));
+    let typed = typed.trim();
+    let (first, argument) = typed.split_once(char::is_whitespace).unwrap_or((typed, ""));
     let Some(suggestion) = suggestion else {
         notice(model, Level::Error, format!("there is no command `{first}`; `?` lists them"));
         return Vec::new();
     };
-    model.palette_history.push(&format!("{} {argument}", suggestion.name).trim().to_owned());
+    model.palette_history.push(format!("{} {argument}", suggestion.name).trim());
     match suggestion.action {
         Some(action) => super::actions::act(model, action),
         None => with_argument(model, suggestion.name, suggestion.argument, argument.trim()),

@@ -25,7 +25,8 @@ pub(super) fn draw(model: &Model, pen: &mut Pen<'_>) -> Option<Position> {
     let mut cursor = None;
     for (field, y) in Field::ALL.iter().zip(area.y + 2..area.bottom()) {
         let row = Rect { x: area.x, y, width: area.width, height: 1 };
-        cursor = cursor.or(draw_field(model, pen, row, *field));
+        let here = draw_field(model, pen, row, *field);
+        cursor = cursor.or(here);
     }
     let below = area.y + 2 + text::cells(Field::ALL.len());
     if let Some((_, reason)) = &form.error {
