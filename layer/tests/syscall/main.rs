@@ -53,6 +53,8 @@ const TESTS: &[Test] = &[
     Test::new("children_read_the_same_files", processes::children),
     Test::new("starts_and_exits_are_told", processes::exits),
     Test::new("programs_on_the_skip_list_run_outside", processes::skipped),
+    Test::new("many_processes_start_and_end", processes::many),
+    Test::new("programs_in_other_namespaces_belong_to_the_session", processes::namespaces),
     Test::new("privileges_are_given_up_only_where_needed", processes::privileges),
     Test::new("programs_executed_by_descriptor_are_named", processes::executed_by_descriptor),
     Test::new("rings_are_refused", processes::rings),

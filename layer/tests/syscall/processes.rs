@@ -79,6 +79,36 @@ pub(crate) fn skipped() {
     assert_eq!(told, expected.map(|(name, outside)| (name.to_owned(), outside)));
 }
 
+/// Many at a time: each start has its end, and nothing is told twice.
+pub(crate) fn many() {
+    let mut host = host();
+    let script = "for i in $(seq 300); do cat /remote/file & done; wait";
+    let ended = host.run(command(&["sh", "-c", script]));
+    assert_eq!(ended.output, "hello\n".repeat(300));
+    let mut started = Vec::new();
+    let mut ends = Vec::new();
+    for message in &host.messages {
+        match message {
+            from_layer::Kind::Spawned(spawned) => started.push(spawned.pid),
+            from_layer::Kind::Exit(exit) => ends.push(exit.pid),
+            _ => {}
+        }
+    }
+    started.sort_unstable();
+    ends.sort_unstable();
+    assert_eq!(started, ends);
+    assert!(started.len() > 300, "{}", started.len());
+}
+
+/// In a user and mount namespace of its own a program is still part of the session.
+pub(crate) fn namespaces() {
+    let output = host().run(command(&["unshare", "-Urm", "cat", "/remote/file"])).output;
+    if output != "hello\n" {
+        assert!(output.contains("unshare"), "{output}");
+        skip(output.trim());
+    }
+}
+
 /// Where the filter can be installed without it, programs may still gain privileges.
 pub(crate) fn privileges() {
     let output = host().run(command(&["grep", "NoNewPrivs", "/proc/self/status"])).output;
