@@ -16,6 +16,7 @@ mod events;
 mod files;
 mod network;
 mod outbox;
+mod start;
 
 use std::{
     io,
@@ -24,20 +25,18 @@ use std::{
     time::Instant,
 };
 
-use mirrord_protocol::layer::v1::{Launch, Notice, Started, ToLayer, from_layer, to_layer};
-use regex::bytes::RegexSet;
+use mirrord_protocol::layer::v1::{Notice, ToLayer, from_layer, to_layer};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, epoll},
     process::{Pid, Signal},
 };
 use thiserror::Error;
 
-use self::{calls::Calls, files::Written, network::Relayed, outbox::Outbox};
+use self::{calls::Calls, files::Written, network::Relayed, outbox::Outbox, start::Policy};
 use crate::{
-    decide::{DecideError, Decider},
-    filter::{self, Architecture, Call, Wanted},
+    filter::{Architecture, Call},
     guardian,
-    launch::{self, LaunchError, Report, Starting},
+    launch::Starting,
     limits::DEADLINE_TICK,
     link::{Link, LinkError},
     paths::Directories,
@@ -181,14 +180,6 @@ struct Supervisor {
     relayed: Arc<Mutex<Relayed>>,
     noticed_unreadable: bool,
     next_deadlines: Instant,
-}
-
-/// The compiled rules of the session.
-struct Policy {
-    decider: Decider,
-    unix_streams: RegexSet,
-    report_local_files: bool,
-    skip: Vec<Vec<u8>>,
 }
 
 /// What to do with a trapped call.
@@ -389,70 +380,6 @@ impl Supervisor {
         Ok(())
     }
 
-    fn launch(&mut self, id: u64, launch: &Launch, standard: Vec<OwnedFd>) -> Result<(), SupervisorError> {
-        match self.try_launch(launch, standard) {
-            Ok(starting) => {
-                let data = epoll::EventData::new_u64(START);
-                epoll::add(&self.epoll, &starting, data, epoll::EventFlags::IN)
-                    .map_err(|error| SupervisorError::SetUp(error.into()))?;
-                self.starting = Some((id, starting));
-                Ok(())
-            }
-            Err(error) => Ok(self.outbox.reply(id, started(0, Some(&error)))?),
-        }
-    }
-
-    fn try_launch(&mut self, launch: &Launch, standard: Vec<OwnedFd>) -> Result<Starting, LaunchError> {
-        let busy = || LaunchError::new("launch", io::Error::from_raw_os_error(libc::EBUSY));
-        if self.starting.is_some() || self.command.is_some() {
-            return Err(busy());
-        }
-        let standard = <[OwnedFd; 3]>::try_from(standard).map_err(|_| {
-            LaunchError::new("standard descriptors", io::Error::from_raw_os_error(libc::EBADF))
-        })?;
-        let rules = launch.rules.clone().unwrap_or_default();
-        let wanted = Wanted {
-            network: rules.network && self.sockets.is_some(),
-            files: rules.files,
-            unix: !rules.unix_streams.is_empty(),
-        };
-        self.policy = Policy::new(&rules)?;
-        launch::start(launch, &standard, &filter::build(&Architecture::NATIVE, wanted))
-    }
-
-    /// Reads what the starting child says.
-    fn handle_start(&mut self) -> Result<(), SupervisorError> {
-        let Some((id, starting)) = &self.starting else { return Ok(()) };
-        let (id, pid) = (*id, starting.pid);
-        let report = match starting.report() {
-            Report::None => return Ok(()),
-            Report::Listener(listener) => {
-                // Since 6.6; without it each answer takes about a tenth longer.
-                seccomp::wake_synchronously(listener.as_fd());
-                self.listener = Some(Arc::new(listener));
-                self.command = Some(pid);
-                return Ok(());
-            }
-            Report::Executed => started(pid.as_raw_nonzero().get().unsigned_abs(), None),
-            Report::Failed(error) => {
-                self.command = None;
-                started(0, Some(&error))
-            }
-        };
-        self.starting = None;
-        Ok(self.outbox.reply(id, report)?)
-    }
-
-    fn signal(&self, signal: u32, whole_tree: bool) {
-        let Some(signal) = i32::try_from(signal).ok().and_then(Signal::from_named_raw) else { return };
-        if whole_tree {
-            guardian::signal_all(signal);
-        } else if let Some(command) = self.command {
-            // It has ended: its exit is reported or on its way.
-            rustix::process::kill_process(command, signal).ok();
-        }
-    }
-
     /// Says once that a process cannot be looked into; its calls then stay local.
     fn notice_unreadable(&mut self, thread: &Thread) {
         if self.noticed_unreadable {
@@ -465,34 +392,4 @@ impl Supervisor {
             hint: "It has made itself non-dumpable or its executable is not readable; run as root to include it.".to_owned(),
         }));
     }
-}
-
-impl Policy {
-    fn none() -> io::Result<Self> {
-        Self::new(&mirrord_protocol::layer::v1::Rules::default()).map_err(|error| error.source)
-    }
-
-    fn new(rules: &mirrord_protocol::layer::v1::Rules) -> Result<Self, LaunchError> {
-        let invalid = |error: &dyn std::error::Error| {
-            let source = error.source().map(ToString::to_string).unwrap_or_default();
-            LaunchError::new(&format!("{error}: {source}"), io::Error::from_raw_os_error(libc::EINVAL))
-        };
-        let decider =
-            Decider::new(&rules.paths, rules.otherwise()).map_err(|error: DecideError| invalid(&error))?;
-        let unix_streams = RegexSet::new(&rules.unix_streams).map_err(|error| invalid(&error))?;
-        Ok(Self {
-            decider,
-            unix_streams,
-            report_local_files: rules.report_local_files,
-            skip: rules.skip.iter().map(|name| name.clone().into_bytes()).collect(),
-        })
-    }
-}
-
-fn started(pid: u32, error: Option<&LaunchError>) -> from_layer::Kind {
-    from_layer::Kind::Started(Started {
-        pid,
-        errno: error.map_or(0, |error| error.errno().unsigned_abs()),
-        operation: error.map(|error| error.operation.clone()).unwrap_or_default(),
-    })
 }
