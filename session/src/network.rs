@@ -198,7 +198,8 @@ fn start_tasks(shared: SharedRef, Intake { relays, destroyed }: Intake) -> Netwo
     });
 
     let publisher = Publisher::new(shared.clone(), listeners_tx);
-    let driver = Driver::new(shared.clone(), publisher, requests_rx, destroyed, ports_tx);
+    let (ending_tx, ending) = watch::channel(None);
+    let driver = Driver::new(shared.clone(), publisher, requests_rx, destroyed, ports_tx, ending_tx);
     tasks.intake(driver.run());
 
     let incoming = Incoming::new(shared.clone(), ports.clone(), requests.clone());
@@ -206,7 +207,7 @@ fn start_tasks(shared: SharedRef, Intake { relays, destroyed }: Intake) -> Netwo
         tasks.intake(incoming.clone().park());
     }
     tasks.intake(Mirror::new(incoming).run());
-    NetworkHandle { shared, ports, listeners, requests }
+    NetworkHandle { shared, ports, listeners, ending, requests }
 }
 
 /// Handle on the data path; clones share it.
@@ -215,6 +216,7 @@ pub struct NetworkHandle {
     shared: SharedRef,
     ports: watch::Receiver<Vec<wire::Port>>,
     listeners: watch::Receiver<Vec<wire::Listener>>,
+    ending: watch::Receiver<Option<String>>,
     requests: Requests,
 }
 
@@ -229,6 +231,12 @@ impl NetworkHandle {
     #[must_use]
     pub fn listeners(&self) -> watch::Receiver<Vec<wire::Listener>> {
         self.listeners.clone()
+    }
+
+    /// Why the agent is about to end (its target has, or it was told to), as soon as it says so.
+    #[must_use]
+    pub fn agent_ending(&self) -> watch::Receiver<Option<String>> {
+        self.ending.clone()
     }
 
     /// Changes the mode of a port; returns after the agent's acknowledgement. On failure the old mode holds. Stealing a port on

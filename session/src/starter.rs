@@ -29,6 +29,7 @@ use tokio::process::Child;
 use tonic::transport::Channel;
 
 use crate::{
+    limits::HOST_ALLOCATOR,
     paths::PathsError,
     registry::{self, LOCK_FILE, RegistryError, SOCKET_FILE, SPEC_FILE},
     role,
@@ -146,6 +147,9 @@ fn spawn(dir: &Path, own_stdio: bool, descriptors: Vec<(OwnedFd, i32)>) -> io::R
     command.arg("__host").arg(dir);
     if !own_stdio {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    }
+    if std::env::var_os("GLIBC_TUNABLES").is_none() {
+        command.env("GLIBC_TUNABLES", HOST_ALLOCATOR);
     }
     // The terminal's signals are for the command; a group of its own keeps them from the host.
     command.process_group(0);

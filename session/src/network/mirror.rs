@@ -104,8 +104,8 @@ impl Mirror {
         let (id, time_ns) = (item.connection, item.time_ns);
         match item.kind {
             Some(Kind::Opened(opened)) => self.opened(id, &opened),
-            Some(Kind::FromClient(bytes)) => self.with(id, |mirrored| mirrored.from_client(time_ns, bytes)),
-            Some(Kind::FromServer(bytes)) => self.with(id, |mirrored| mirrored.from_server(time_ns, &bytes)),
+            Some(Kind::FromClient(bytes)) => self.with(id, |mirrored| mirrored.client_bytes(time_ns, bytes)),
+            Some(Kind::FromServer(bytes)) => self.with(id, |mirrored| mirrored.server_bytes(time_ns, &bytes)),
             Some(Kind::Gap(gap)) => {
                 let warning = self.connections.get_mut(&id).and_then(|mirrored| mirrored.gap(time_ns, &gap));
                 self.warn(warning);
@@ -211,7 +211,7 @@ impl Mirror {
 
 impl Mirrored {
     /// A warning when the delivery ends here.
-    fn from_client(&mut self, time_ns: u64, bytes: Bytes) -> Option<String> {
+    fn client_bytes(&mut self, time_ns: u64, bytes: Bytes) -> Option<String> {
         self.totals.bytes_in += bytes.len() as u64;
         if let Some(tap) = &mut self.tap {
             tap.client(time_ns, &bytes);
@@ -227,7 +227,7 @@ impl Mirrored {
         ))
     }
 
-    fn from_server(&mut self, time_ns: u64, bytes: &[u8]) -> Option<String> {
+    fn server_bytes(&mut self, time_ns: u64, bytes: &[u8]) -> Option<String> {
         self.totals.bytes_out += bytes.len() as u64;
         if let Some(tap) = &mut self.tap {
             tap.server(time_ns, bytes);

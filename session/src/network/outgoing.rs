@@ -20,6 +20,7 @@ use super::{
 use crate::limits::QUEUE_RETRY;
 
 /// Accepts redirected connections until the session ends.
+#[expect(clippy::infinite_loop, reason = "its owner drops it at the end")]
 pub(super) async fn run(shared: SharedRef, prepared: Arc<Prepared>, listener: TcpListener) {
     loop {
         let (near, from) = match listener.accept().await {

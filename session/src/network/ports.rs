@@ -108,7 +108,10 @@ impl Ports {
         let mut effects = Vec::new();
         for entry in self.entries.values_mut() {
             (entry.holds, entry.asked) = (None, None);
-            let refused = "the link to the agent broke; the mode is set when it is back";
+            let refused = "the link to the agent broke";
+            if !entry.wishes.is_empty() {
+                entry.wanted = entry.before;
+            }
             effects.extend(
                 entry.wishes.drain(..).map(|wish| Effect::Settled { wish, result: Err(refused.to_owned()) }),
             );
@@ -153,6 +156,10 @@ impl Ports {
     /// The user wants another mode. `None` when the port is not known; else the wish settles with an effect.
     pub(super) fn set_mode(&mut self, wish: u64, port: u16, mode: Mode) -> Option<Vec<Effect>> {
         let entry = self.entries.get_mut(&port).filter(|entry| !entry.leaving)?;
+        if !self.linked {
+            let result = Err("the agent cannot be reached now".to_owned());
+            return Some(vec![Effect::Settled { wish, result }]);
+        }
         let mut effects = Vec::new();
         if entry.wanted != mode {
             // A wish that is overtaken is over: its mode will never hold.

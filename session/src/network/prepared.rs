@@ -18,7 +18,7 @@ use crate::{agent_link::Connected, limits::PREPARED};
 /// The far end of a connection.
 pub(super) enum FarEnd {
     /// Dialled by the agent.
-    Remote(Connected),
+    Remote(Box<Connected>),
     /// Dialled in this host's network.
     Local(TcpStream),
     /// The resolver of the session.

@@ -176,7 +176,7 @@ impl Verdicts {
         match self.shared.agent.dial(dial).await {
             Ok(connected) => {
                 let local = connected.local;
-                Ok((FarEnd::Remote(connected), Some(local)))
+                Ok((FarEnd::Remote(Box::new(connected)), Some(local)))
             }
             Err(error) => {
                 tracing::debug!(%error, %to, "the agent could not connect");

@@ -189,6 +189,17 @@ impl Script {
         }
     }
 
+    /// Sends a notice about the agent itself. False: nobody is subscribed.
+    pub async fn notice(&self, kind: wire::agent_notice::Kind, text: &str) -> bool {
+        let statuses_tx = self.lock().statuses_tx.clone();
+        let notice = wire::AgentNotice { kind: kind.into(), text: text.to_owned() };
+        let kind = Some(wire::subscription_reply::Kind::Notice(notice));
+        match statuses_tx {
+            Some(statuses_tx) => statuses_tx.send(Ok(wire::SubscriptionReply { kind })).await.is_ok(),
+            None => false,
+        }
+    }
+
     /// Sends items on the mirror stream. False: the host has none open.
     pub async fn mirror(&self, items: Vec<wire::MirrorItem>) -> bool {
         let mirror_tx = self.lock().mirror_tx.clone();

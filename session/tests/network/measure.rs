@@ -18,8 +18,8 @@ const ROUNDS: usize = 2000;
 
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
-    let at = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
-    println!("{what}: p50 {:?} p90 {:?} p99 {:?} max {:?}", at(0.5), at(0.9), at(0.99), at(1.0));
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100];
+    println!("{what}: p50 {:?} p90 {:?} p99 {:?} max {:?}", at(50), at(90), at(99), at(100));
 }
 
 fn echo(stream: &mut TcpStream) {

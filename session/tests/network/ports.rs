@@ -60,6 +60,15 @@ pub(crate) fn toggle() {
     assert!(world.run(world.agent.script.status(status)));
     wait_for("the counters", || (facts(&world).packets == 5).then_some(()));
     assert!(world.events(wire::Kind::Port).len() >= 5);
+    // What the agent says about itself: a warning is an event, an end is for the host.
+    use agent::agent_notice::Kind;
+    assert!(world.run(world.agent.script.notice(Kind::Warning, "the ring was too small")));
+    wait_for("the warning", || world.warnings().contains(&"the ring was too small".to_owned()).then_some(()));
+    assert_eq!(*world.handle.agent_ending().borrow(), None);
+    assert!(world.run(world.agent.script.notice(Kind::TargetEnded, "the target has ended")));
+    wait_for("the end", || {
+        world.handle.agent_ending().borrow().clone().filter(|why| why == "the target has ended")
+    });
 }
 
 pub(crate) fn by_listening() {
@@ -84,6 +93,7 @@ pub(crate) fn by_listening() {
 pub(crate) fn survive_a_broken_link() {
     let mut world = World::with_port(80, 80, Mode::Mirror);
     wait_mode(&world, 80, Some(agent::Mode::Mirror));
+    wait_for("all streams are parked", || (world.agent.script.parked() == 8).then_some(()));
     world.agent.cut();
     wait_for("the driver sees it", || (facts(&world).waiting == "waiting for the agent").then_some(()));
     world.run(async { world.agent.listen() }).unwrap();

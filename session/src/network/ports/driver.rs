@@ -49,10 +49,14 @@ pub(in crate::network) struct Driver {
     pub(in crate::network) requests_rx: mpsc::Receiver<Request>,
     pub(in crate::network) destroyed: AsyncFd<DestroyEvents>,
     pub(in crate::network) ports_tx: watch::Sender<Vec<wire::Port>>,
-    wishes: HashMap<u64, (u16, Mode, oneshot::Sender<Result<wire::Port, NetworkError>>)>,
+    /// driver --why the agent ends--> host
+    pub(in crate::network) ending_tx: watch::Sender<Option<String>>,
+    wishes: HashMap<u64, Wish>,
     next_wish: u64,
 }
 
+/// Port, wanted mode, and who waits for it.
+type Wish = (u16, Mode, oneshot::Sender<Result<wire::Port, NetworkError>>);
 type Subscriptions = (mpsc::Sender<agent::SubscriptionRequest>, Streaming<agent::SubscriptionReply>);
 
 impl Driver {
@@ -62,6 +66,7 @@ impl Driver {
         requests_rx: mpsc::Receiver<Request>,
         destroyed: AsyncFd<DestroyEvents>,
         ports_tx: watch::Sender<Vec<wire::Port>>,
+        ending_tx: watch::Sender<Option<String>>,
     ) -> Self {
         let ports = Ports::new(shared.incoming.clone());
         Self {
@@ -71,6 +76,7 @@ impl Driver {
             requests_rx,
             destroyed,
             ports_tx,
+            ending_tx,
             wishes: HashMap::new(),
             next_wish: 1,
         }
@@ -185,10 +191,20 @@ impl Driver {
                 Vec::new()
             }
             Some(Kind::Notice(notice)) => {
-                self.shared.events.warn(notice.text, "");
+                self.notice(notice);
                 Vec::new()
             }
             None => Vec::new(),
+        }
+    }
+
+    fn notice(&self, notice: agent::AgentNotice) {
+        use agent::agent_notice::Kind;
+        match notice.kind() {
+            Kind::TargetEnded | Kind::Ending => {
+                self.ending_tx.send_replace(Some(notice.text));
+            }
+            Kind::Warning | Kind::Unspecified => self.shared.events.warn(notice.text, ""),
         }
     }
 

@@ -23,7 +23,7 @@ impl Traffic {
         if status.packets > self.status.packets || status.redirected > self.status.redirected {
             self.last_packet_ms = now_ms;
         }
-        self.status = status.clone();
+        self.status = *status;
         self.known = true;
     }
 }
@@ -88,12 +88,12 @@ impl Entry {
 /// Where the flow stops, in words; empty while it flows or when it is not expected to.
 fn diagnosis(port: &wire::Port, holds: Mode, known: bool, silent: bool) -> String {
     let (remote, local) = (port.remote, port.local);
-    let stops = match holds {
-        Mode::Off => return String::new(),
+    match holds {
+        Mode::Off => String::new(),
         _ if port.refused > 0 && port.delivered == 0 && port.local_listens => {
             format!("the local process refuses connections on {local}")
         }
-        _ if !silent || !known => return String::new(),
+        _ if !silent || !known => String::new(),
         Mode::Mirror if port.packets == 0 && !port.target_listens => {
             format!("no packet has reached port {remote}, and nothing in the target listens on it")
         }
@@ -110,9 +110,8 @@ fn diagnosis(port: &wire::Port, holds: Mode, known: bool, silent: bool) -> Strin
             format!("no connection has reached port {remote} of the target")
         }
         _ if port.delivered == 0 && !port.local_listens => format!("nothing listens on {local} here"),
-        _ => return String::new(),
-    };
-    stops
+        _ => String::new(),
+    }
 }
 
 pub(in crate::network) const fn wire_mode(mode: Mode) -> wire::Mode {

@@ -88,7 +88,7 @@ fn a_broken_link_fails_wishes_and_asks_again_later() {
     let effects = ports.unlinked();
     assert!(matches!(effects.as_slice(), [Effect::Settled { wish: 3, result: Err(_) }]));
     assert_eq!(ports.facts(0)[0].waiting, "waiting for the agent");
-    assert_eq!(asked(&ports.linked()), [(3, 80, Some(Mode::Off))]);
+    assert_eq!(asked(&ports.linked()), [(3, 80, Some(Mode::Mirror))]);
 }
 
 #[test]

@@ -50,7 +50,7 @@ pub(super) struct Association {
 }
 
 enum From {
-    Remote(UdpAssociation),
+    Remote(Box<UdpAssociation>),
     Local(Arc<UdpSocket>),
 }
 
@@ -174,7 +174,7 @@ async fn open_remote(shared: &Shared, dst: SocketAddr) -> Result<(To, From, Sock
     let open = agent::UdpOpen { peer: Some(wire_address(dst)), local_port: 0 };
     let association = shared.agent.udp(open).await.map_err(|error| error.errno())?;
     let local = association.local;
-    Ok((To::Remote(association.tx.clone()), From::Remote(association), local))
+    Ok((To::Remote(association.tx.clone()), From::Remote(Box::new(association)), local))
 }
 
 async fn open_local(dst: SocketAddr) -> std::io::Result<(To, From, SocketAddr)> {
