@@ -31,13 +31,17 @@ pub(crate) fn url(request: &Request) -> String {
     format!("http://{host}{}", request.path)
 }
 
+/// Range of latencies, nanoseconds: as the host of a live session has it.
+const SHORTEST_NS: u64 = 1_000;
+const LONGEST_NS: u64 = 60_000_000_000;
+
 /// Latencies of recorded events: what the host of a live session counts.
 pub(crate) fn latencies(events: &[Event]) -> Vec<Series> {
     let mut all: BTreeMap<(i32, String), (Series, Histogram<u64>)> = BTreeMap::new();
     for event in events {
         for key in [Some(String::new()), key(event)].into_iter().flatten() {
             // Two digits are what is drawn; a histogram that cannot be made is left out.
-            let Ok(empty) = Histogram::new(2) else { return Vec::new() };
+            let Ok(empty) = Histogram::new_with_bounds(SHORTEST_NS, LONGEST_NS, 2) else { return Vec::new() };
             let (series, values) = all.entry((event.kind, key.clone())).or_insert_with(|| {
                 let series = Series { kind: event.kind(), key, steps: vec![0; STEPS], ..Series::default() };
                 (series, empty)
@@ -73,4 +77,20 @@ fn key(event: &Event) -> Option<String> {
         _ => return None,
     };
     (!key.is_empty() && event.kind() != Kind::Unspecified).then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn recorded_latencies_have_their_percentiles() {
+        let event =
+            |ms: u64| Event { kind: Kind::Request.into(), latency_ns: ms * 1_000_000, ..Event::default() };
+        let events: Vec<_> = (1..=100).map(event).collect();
+        let all = latencies(&events);
+        let whole = &all[0];
+        assert_eq!((whole.count, whole.steps.iter().sum::<u64>()), (100, 100));
+        assert!(whole.p50.abs_diff(50_000_000) < 1_000_000 && whole.p99.abs_diff(99_000_000) < 1_500_000);
+    }
 }

@@ -3,11 +3,12 @@
 
 use std::{
     io,
+    task::Poll,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crossterm::event::Event;
-use futures_util::{FutureExt, Stream, StreamExt};
+use futures_util::{Stream, StreamExt};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -99,7 +100,7 @@ pub(crate) async fn run<S: Stream<Item = io::Result<Event>> + Unpin>(
                 model.now_ms = now_ms();
                 effects.extend(on_event(model, event));
                 // All that wait are taken before the next picture: a held key must not queue.
-                while let Some(Some(Ok(event))) = inputs.events.next().now_or_never() {
+                while let Poll::Ready(Some(Ok(event))) = poll_once(&mut inputs.events).await {
                     effects.extend(on_event(model, event));
                 }
                 next_picture = last_picture + limits::KEY_GAP;
@@ -119,6 +120,12 @@ pub(crate) async fn run<S: Stream<Item = io::Result<Event>> + Unpin>(
             }
         }
     }
+}
+
+/// What the stream has now, without waiting. Asked with the waker of the loop: crossterm's stream keeps the first waker that it is
+/// given until a key comes, so that with another one (as `now_or_never` has) the next key would wake nobody.
+async fn poll_once<S: Stream + Unpin>(events: &mut S) -> Poll<Option<S::Item>> {
+    std::future::poll_fn(|context| Poll::Ready(events.poll_next_unpin(context))).await
 }
 
 fn on_event(model: &mut Model, event: Event) -> Vec<Effect> {

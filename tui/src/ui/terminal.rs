@@ -16,7 +16,7 @@ use crossterm::{
     cursor, event, execute,
     terminal::{self, EnterAlternateScreen, LeaveAlternateScreen},
 };
-use ratatui::{Terminal as Ratatui, backend::CrosstermBackend};
+use ratatui::{Terminal as Ratatui, backend::CrosstermBackend, layout::Rect};
 use tokio::sync::Notify;
 
 use super::{clipboard, model::Model, run::Screen, update::Effect, view};
@@ -68,7 +68,14 @@ impl Terminal {
         restore();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TSTP)?;
         enter(self.mouse)?;
-        self.inner.clear()
+        self.redraw()
+    }
+
+    /// Lets the next picture draw every cell. Ratatui's `clear` would ask the terminal where its cursor stands, and the answer goes
+    /// to the stream of keys; its `resize` does the same without asking.
+    fn redraw(&mut self) -> io::Result<()> {
+        let (width, height) = self.size();
+        self.inner.resize(Rect::new(0, 0, width, height))
     }
 }
 
@@ -90,7 +97,7 @@ impl Screen for Terminal {
     fn perform(&mut self, effect: &Effect) -> io::Result<()> {
         match effect {
             Effect::Suspend => self.suspend(),
-            Effect::Redraw => self.inner.clear(),
+            Effect::Redraw => self.redraw(),
             Effect::Mouse(on) => {
                 self.mouse = *on;
                 let mut out = io::stdout();

@@ -27,6 +27,36 @@ impl Screen for Counter {
     }
 }
 
+/// As crossterm's stream of keys: the first waker it is given stays until a key comes.
+#[derive(Clone, Default)]
+struct Keys(std::sync::Arc<std::sync::Mutex<(std::collections::VecDeque<char>, Option<std::task::Waker>)>>);
+
+impl Keys {
+    fn press(&self, sign: char) {
+        let mut state = self.0.lock().unwrap();
+        state.0.push_back(sign);
+        state.1.take().into_iter().for_each(std::task::Waker::wake);
+    }
+}
+
+impl Stream for Keys {
+    type Item = io::Result<Event>;
+
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Self::Item>> {
+        let mut state = self.0.lock().unwrap();
+        match state.0.pop_front() {
+            Some(sign) => Poll::Ready(Some(Ok(Event::Key(KeyEvent::from(KeyCode::Char(sign)))))),
+            None => {
+                state.1.get_or_insert_with(|| context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
 struct Ends {
     keys: mpsc::Sender<io::Result<Event>>,
     msgs: mpsc::Sender<Msg>,
@@ -91,4 +121,30 @@ async fn a_storm_is_drawn_once_a_frame_and_keys_get_through() {
     })
     .await;
     assert_eq!(exit, Exit::Quit);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_noticed_on_a_quiet_screen() {
+    let mut model = fake::model(120, 40);
+    let (ends, inputs) = inputs();
+    let keys = Keys::default();
+    let quiet =
+        Inputs { events: keys.clone(), msgs: inputs.msgs, effects: inputs.effects, signals: inputs.signals };
+    let mut screen = Counter::default();
+    // A task of its own: in one task with the loop, its timers would wake the loop as well.
+    let mut script = tokio::task::JoinSet::new();
+    script.spawn(async move {
+        // Longer than any graph moves, so that nothing but a key can wake the loop.
+        for sign in "23Ql".chars() {
+            sleep_until(Instant::now() + Duration::from_secs(300)).await;
+            keys.press(sign);
+        }
+    });
+    let begin = Instant::now();
+    let looped = run(&mut model, &mut screen, quiet, Vec::new());
+    let exit = tokio::time::timeout(Duration::from_secs(3_600), looped).await.unwrap();
+    assert_eq!(exit, Exit::Quit);
+    // The deadline itself would let the loop look once more: it must have ended by the last key.
+    assert!(begin.elapsed() < Duration::from_secs(1_300), "{:?}", begin.elapsed());
+    drop(ends);
 }
