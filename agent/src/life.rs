@@ -7,7 +7,9 @@
 use std::{
     fmt, io,
     os::fd::AsFd,
+    pin::Pin,
     sync::{Arc, OnceLock},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -18,7 +20,8 @@ use tokio::{
     sync::watch,
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::target::Target;
 
@@ -146,6 +149,30 @@ impl Signals {
             biased;
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// A stream of replies that ends with the agent: a client that keeps its calls open must not delay the end.
+pub(crate) struct UntilEnd<S> {
+    replies: S,
+    ending: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<S> UntilEnd<S> {
+    pub(crate) fn new(replies: S, life: &Life) -> Self {
+        Self { replies, ending: Box::pin(life.ending().clone().cancelled_owned()) }
+    }
+}
+
+impl<S: Stream + Unpin> Stream for UntilEnd<S> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = self.get_mut();
+        match Pin::new(&mut this.replies).poll_next(cx) {
+            Poll::Pending => this.ending.as_mut().poll(cx).map(|()| None),
+            ready => ready,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One byte stream between a socket of the target's network and one gRPC call: bytes both ways, half-close and reset.
 //!
 //! Dialled and stolen connections use the same code; they differ in the names of their messages only ([`Up`], [`Down`]).
-//! Nothing is queued beyond [`RELAY_QUEUE`] chunks: a slow side slows the other through TCP and HTTP/2 flow control.
+//! Nothing is queued beyond [`crate::limits::RELAY_QUEUE`] chunks: a slow side slows the other through TCP and HTTP/2 flow control.
 
 use std::{io, net::Shutdown, pin::pin};
 

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     address, dns, env,
     files::session::FileSession,
-    life::{End, Life},
+    life::{End, Life, UntilEnd},
     limits::{CLIENTS, DATAGRAMS, FILE_REPLIES, RELAY_QUEUE, SUBSCRIPTION_REPLIES},
     mirror::{Mirror, MirrorQueue, MirrorReader},
     network::{NetworkLimits, TargetNetwork},
@@ -81,11 +81,11 @@ type Replies<T> = ReceiverStream<Result<T, Status>>;
 
 #[tonic::async_trait]
 impl Agent for AgentService {
-    type FilesStream = FileSession;
+    type FilesStream = UntilEnd<FileSession>;
     type DnsStream = Replies<wire::DnsReply>;
     type SubscriptionsStream = Replies<wire::SubscriptionReply>;
     type AcceptStream = Replies<wire::AcceptDown>;
-    type MirrorStream = MirrorReader;
+    type MirrorStream = UntilEnd<MirrorReader>;
     type DialStream = Replies<wire::DialDown>;
     type UdpStream = Replies<wire::UdpDown>;
 
@@ -137,7 +137,8 @@ impl Agent for AgentService {
         &self,
         request: Request<Streaming<wire::FileRequest>>,
     ) -> Result<Response<Self::FilesStream>, Status> {
-        Ok(Response::new(FileSession::new(Arc::clone(&self.inner.target), request.into_inner())))
+        let files = FileSession::new(Arc::clone(&self.inner.target), request.into_inner());
+        Ok(Response::new(UntilEnd::new(files, &self.inner.life)))
     }
 
     async fn dns(
@@ -173,7 +174,7 @@ impl Agent for AgentService {
 
     async fn mirror(&self, _: Request<wire::MirrorRequest>) -> Result<Response<Self::MirrorStream>, Status> {
         self.network()?;
-        Ok(Response::new(self.inner.queue.attach()))
+        Ok(Response::new(UntilEnd::new(self.inner.queue.attach(), &self.inner.life)))
     }
 
     async fn dial(

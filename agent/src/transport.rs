@@ -6,7 +6,6 @@ use std::{
     convert::Infallible,
     hint::black_box,
     io,
-    os::unix::fs::PermissionsExt,
     pin::pin,
     sync::{Arc, OnceLock},
 };
@@ -14,6 +13,7 @@ use std::{
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use mirrord_protocol::{TOKEN_METADATA, agent::v1::agent_server::AgentServer};
+use rustix::fs::Mode;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -58,14 +58,16 @@ impl Bound {
     /// Binds where the command line says; a unix socket is for its owner only.
     pub(crate) fn bind(listen: &Listen) -> Result<Self, ListenError> {
         match listen {
-            Listen::Unix(path) => std::os::unix::net::UnixListener::bind(path)
-                .and_then(|listener| {
-                    // The caller's umask decides about the moment before this; the folder is 0700 anyway.
-                    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-                    listener.set_nonblocking(true)?;
-                    Ok(Self::Unix(listener))
-                })
-                .map_err(|source| ListenError::Unix { path: path.clone(), source }),
+            Listen::Unix(path) => {
+                // Mode 0600 from the first moment. The agent makes no other file, so this may stay.
+                rustix::process::umask(Mode::XUSR | Mode::RWXG | Mode::RWXO);
+                std::os::unix::net::UnixListener::bind(path)
+                    .and_then(|listener| {
+                        listener.set_nonblocking(true)?;
+                        Ok(Self::Unix(listener))
+                    })
+                    .map_err(|source| ListenError::Unix { path: path.clone(), source })
+            }
             Listen::Tcp(address) => std::net::TcpListener::bind(address)
                 .and_then(|listener| {
                     listener.set_nonblocking(true)?;

@@ -13,7 +13,10 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use mirrord_protocol::agent::v1::{
     self as wire, Capability, EnvRequest, FileReply, FileRequest, HelloRequest, Mode, ShutdownRequest,
@@ -42,6 +45,8 @@ fn without_the_token_nothing_is_said() {
     in_node("without_the_token_nothing_is_said", async || {
         let target = Target::start();
         let agent = Agent::start(target.pid());
+        let mode = std::fs::metadata(agent.socket()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "for its owner only");
         for token in ["", "wrong", "a-token-for-testz"] {
             let mut client = agent.client_with(token).await;
             assert_eq!(client.hello(HELLO).await.unwrap_err().code(), Code::Unauthenticated, "{token}");
@@ -215,9 +220,14 @@ fn the_agent_ends_when_asked_or_alone() {
         let mut client = agent.client().await;
         let mut subscriptions = Subscriptions::open(&mut client).await;
         subscriptions.set(80, Mode::Steal).await;
+        // Calls that the client keeps open do not delay the end.
+        let _files = Files::open(&mut client).await;
+        let _mirror = client.mirror(wire::MirrorRequest {}).await.unwrap();
+        let start = Instant::now();
         client.shutdown(ShutdownRequest {}).await.unwrap();
         assert_eq!(subscriptions.notice().await.kind(), wire::agent_notice::Kind::Ending);
         assert!(agent.ended().await.success());
+        assert!(start.elapsed() < Duration::from_millis(800), "{:?}", start.elapsed());
 
         let mut agent = Agent::start_with(target.pid(), &["--idle-timeout", "1"]);
         let client = agent.client().await;

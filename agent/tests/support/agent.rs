@@ -74,12 +74,16 @@ impl Agent {
         Self { child, folder }
     }
 
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket(self.folder.path())
+    }
+
     pub(crate) async fn client(&self) -> Client {
         self.client_with(TOKEN).await
     }
 
     pub(crate) async fn client_with(&self, token: &'static str) -> Client {
-        let path = socket(self.folder.path());
+        let path = self.socket();
         let connector = tower::service_fn(move |_: Uri| {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
