@@ -82,9 +82,9 @@ fn hello_and_environment() {
     });
 }
 
-/// Not in a node: an ordinary user's agent has to join the target's user namespace itself.
+/// Not in a node: an ordinary user's agent has to join the target's user namespace itself, root's works from outside.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_agent_joins_the_targets_user_namespace() {
+async fn a_target_in_another_user_namespace() {
     let target = Target::start_alone();
     let agent = Agent::start(target.pid());
     let mut client = agent.client().await;
@@ -94,6 +94,8 @@ async fn the_agent_joins_the_targets_user_namespace() {
     let mut subscriptions = Subscriptions::open(&mut client).await;
     subscriptions.set(80, Mode::Steal).await;
     subscriptions.set(80, Mode::Mirror).await;
+    let mut files = Files::open(&mut client).await;
+    assert_eq!(files.get("/data/small", 1000).await.errno, 0);
 }
 
 /// A process of the same user in the same network: what needs capabilities is refused in words, the rest works.

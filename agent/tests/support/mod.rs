@@ -26,19 +26,13 @@ pub(crate) fn in_node<F: Future<Output = ()>>(name: &str, body: impl FnOnce() ->
         runtime.block_on(body());
         return;
     }
-    let mut command = unshare(true);
+    let mut command = Command::new("unshare");
+    if !rustix::process::geteuid().is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
     command.args(["--net", "--kill-child", "--fork", "--"]).arg(std::env::current_exe().unwrap());
     let status =
         command.args([name, "--exact", "--nocapture", "--include-ignored"]).env(INSIDE, "1").status();
     let status = status.expect("unshare(1) of util-linux");
     assert!(status.success(), "{name} failed inside the node: {status}");
-}
-
-/// unshare(1) with a user namespace where the caller is not root and wants to be.
-pub(crate) fn unshare(as_root: bool) -> Command {
-    let mut command = Command::new("unshare");
-    if as_root && !rustix::process::geteuid().is_root() {
-        command.args(["--user", "--map-root-user"]);
-    }
-    command
 }

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     os::{fd::AsFd, unix::fs::symlink},
     path::Path,
-    process::{Child, ChildStdin, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
 };
 
 use mirrord_netns::{
@@ -14,7 +14,7 @@ use mirrord_netns::{
 };
 use tempfile::TempDir;
 
-use super::{NODE_IP, NODE_IP6, TARGET_IP, TARGET_IP6, app, unshare};
+use super::{NODE_IP, NODE_IP6, TARGET_IP, TARGET_IP6, app};
 
 /// Set in the target's process; the value is its root folder.
 const ROLE: &str = "MIRRORD_TEST_TARGET";
@@ -41,7 +41,7 @@ impl Target {
         target.go()
     }
 
-    /// One in a user namespace of its own and without a node.
+    /// One in a user namespace of its own, also when we are root, and without a node.
     pub(crate) fn start_alone() -> Self {
         Self::spawn(true).go()
     }
@@ -49,7 +49,10 @@ impl Target {
     fn spawn(user: bool) -> Self {
         let root = tempfile::tempdir().unwrap();
         fill_root(root.path());
-        let mut command = unshare(user);
+        let mut command = Command::new("unshare");
+        if user {
+            command.args(["--user", "--map-root-user"]);
+        }
         command.args(["--net", "--uts", "--"]).arg(std::env::current_exe().unwrap());
         command.args(["target_role", "--exact", "--nocapture"]).env(ROLE, root.path()).env("COLOUR", "blue");
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
