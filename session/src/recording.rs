@@ -97,7 +97,7 @@ impl Recorder {
         let (token, owned) = (stop.clone(), path.to_owned());
         // Writing blocks, and may do so for long.
         let writer = Handle::current().spawn_blocking(move || {
-            let written = write(writer, reader, &token, Handle::current());
+            let written = write(writer, reader, &token, &Handle::current());
             written.map_err(|source| {
                 events.warn(
                     format!("the recording {} has ended: {source}", owned.display()),
@@ -140,7 +140,7 @@ fn write(
     mut to: BufWriter<File>,
     mut reader: Reader,
     stop: &CancellationToken,
-    runtime: Handle,
+    runtime: &Handle,
 ) -> io::Result<u64> {
     let (mut rows, mut lost) = (0, 0);
     loop {

@@ -137,7 +137,7 @@ fn session(args: &DemoArgs, exe: &OsString) -> Result<()> {
     }
     let script = script(spec.id.clone(), args.duration, !args.no_switch);
     // The command ends by the signal of the stop, which is how the demo shall end.
-    viewer::own_with(spec, Output::text(None, args.verbose), &resolved.warnings, script).map(drop)
+    viewer::own_with(&spec, Output::text(None, args.verbose), &resolved.warnings, script).map(drop)
 }
 
 /// What happens during a demo: half way the port is switched to steal, at the end the session is stopped.

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use mirrord_protocol::session::v1::{
-    Event, EventsRequest, Exit, HistogramsRequest, Kind, SessionInfo, SignalRequest, State, WatchRequest,
+    Event, EventsRequest, Exit, HistogramsRequest, SessionInfo, SignalRequest, State, WatchRequest,
     session_client::SessionClient,
 };
 use mirrord_session::{jsonl, spec::SessionSpec, starter, summary};
@@ -85,13 +85,13 @@ impl Output {
 }
 
 /// Starts the session of `spec` and stays with it until the command has ended.
-pub(crate) fn own(spec: SessionSpec, output: Output, warnings: &[String]) -> Result<ExitCode> {
+pub(crate) fn own(spec: &SessionSpec, output: Output, warnings: &[String]) -> Result<ExitCode> {
     own_with(spec, output, warnings, std::future::pending()).map(|end| end_as(&end))
 }
 
 /// The same with something that happens meanwhile; its failure is printed and the session goes on. Returns how the command ended.
 pub(crate) fn own_with(
-    spec: SessionSpec,
+    spec: &SessionSpec,
     mut output: Output,
     warnings: &[String],
     meanwhile: impl Future<Output = Result<()>>,
@@ -101,7 +101,7 @@ pub(crate) fn own_with(
     }
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(follow(&spec, &mut output, meanwhile))
+    runtime.block_on(follow(spec, &mut output, meanwhile))
 }
 
 async fn follow(

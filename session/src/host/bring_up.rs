@@ -361,9 +361,3 @@ fn serve_supervisor(control: SeqPacket) -> Result<(Holder, OwnedFd), Failure> {
 fn broken(error: &JoinError) -> Failure {
     Failure::caused(error, "this is an error of the program; see host.log in the session's folder")
 }
-
-/// Whether a folder can hold a socket: the kernel's limit is short.
-pub(crate) fn fits_socket(dir: &Path) -> bool {
-    // struct sockaddr_un has 108 bytes, one of them the final 0; the longest name is `unix/NNNN.sock`.
-    dir.as_os_str().len() + 16 < 108
-}

@@ -137,7 +137,7 @@ pub(crate) fn run(args: ExecArgs) -> Result<ExitCode> {
         OutputKind::Jsonl => Output::jsonl(to),
         OutputKind::Silent => Output::silent(),
     };
-    viewer::own(spec, output, &resolved.warnings)
+    viewer::own(&spec, output, &resolved.warnings)
 }
 
 fn resolve(args: &ExecArgs) -> Result<Resolved> {

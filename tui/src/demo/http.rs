@@ -25,12 +25,17 @@ pub(super) struct Answer(pub(super) u16, pub(super) String);
 
 /// Serves on `port` with a thread per connection, keep-alive, until the process ends.
 pub(super) fn serve(port: u16, handler: fn(&Request) -> Answer) -> io::Result<()> {
-    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    let listener = listen(port)?;
     for connection in listener.incoming() {
         let connection = connection?;
         std::thread::spawn(move || connection_loop(&connection, handler));
     }
     Ok(())
+}
+
+/// On all addresses of both families, or of IPv4 where there is no other.
+pub(super) fn listen(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)))
 }
 
 fn connection_loop(connection: &TcpStream, handler: fn(&Request) -> Answer) -> io::Result<()> {

@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, BufRead, BufReader, Write},
-    net::TcpListener,
     process::ExitCode,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -42,7 +41,7 @@ fn catalog(request: &Request) -> Answer {
     match request.path.strip_prefix("/items/") {
         None => Answer(200, Value::Array(items).to_string()),
         Some(id) => {
-            match items.iter().find(|item| item.get("id").is_some_and(|known| known.to_string() == id)) {
+            match items.iter().find(|item| item.get("id").and_then(Value::as_u64) == id.parse().ok()) {
                 Some(item) => Answer(200, item.to_string()),
                 None => Answer(404, json!({ "error": "no such item" }).to_string()),
             }
@@ -97,7 +96,7 @@ fn left_in_stock(item: u64) -> io::Result<u64> {
 /// Each item has twelve pieces; when they are sold the shelf is filled again, so that errors happen now and then.
 fn stock() -> io::Result<()> {
     static SOLD: AtomicU32 = AtomicU32::new(0);
-    let listener = TcpListener::bind(("0.0.0.0", STOCK_PORT))?;
+    let listener = http::listen(STOCK_PORT)?;
     for connection in listener.incoming() {
         let connection = connection?;
         std::thread::spawn(move || -> io::Result<()> {

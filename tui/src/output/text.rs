@@ -1,6 +1,6 @@
 //! One line per event, for people who read along in a terminal or a CI log.
 
-use std::{fmt::Write, net::IpAddr};
+use std::net::IpAddr;
 
 use mirrord_protocol::session::v1::{
     self as wire, Direction, Event, Mode, Where, connection::Stage, event::Detail,
@@ -49,9 +49,7 @@ fn request_line(event: &Event, request: &wire::Request) -> String {
     let sign = sign(request.direction(), request.mode());
     let from = request.peer.as_ref().map_or_else(String::new, |peer| format!("  {}", address(peer)));
     let host = if request.direction() == Direction::Outgoing { request.host.as_str() } else { "" };
-    let mut line = format!("{sign} {:<6} {host}{}  {status}", request.method, request.path);
-    let _ = write!(line, "{}{from}", outcome(event));
-    line
+    format!("{sign} {:<6} {host}{}  {status}{}{from}", request.method, request.path, outcome(event))
 }
 
 fn connection_line(event: &Event, connection: &wire::Connection) -> Option<String> {
@@ -117,10 +115,10 @@ fn sign(direction: Direction, mode: Mode) -> char {
 fn outcome(event: &Event) -> String {
     let mut text = String::new();
     if event.latency_ns > 0 {
-        let _ = write!(text, "  {}", duration(event.latency_ns));
+        text = format!("  {}", duration(event.latency_ns));
     }
     if !event.error.is_empty() {
-        let _ = write!(text, "  {}", event.error);
+        text = format!("{text}  {}", event.error);
     }
     text.push_str(&rule(event));
     text
