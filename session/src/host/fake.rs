@@ -54,7 +54,7 @@ pub(crate) struct Stage {
     pub(crate) ports_tx: watch::Sender<Vec<wire::Port>>,
     pub(crate) ended_tx: mpsc::Sender<Ended>,
     pub(crate) commands_tx: mpsc::Sender<Command>,
-    pub(crate) stop_tx: mpsc::Sender<driver::Stop>,
+    pub(crate) stop_tx: mpsc::Sender<Stop>,
     pub(crate) dir: tempfile::TempDir,
 }
 
@@ -94,7 +94,7 @@ pub(crate) struct FakeParts {
 }
 
 /// A stage and the session that plays on it.
-pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = driver::End>) {
+pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = End>) {
     let (layer_tx, layer_rx) = mpsc::channel(64);
     let (agent_tx, agent_rx) = watch::channel(LinkStatus::default());
     let (ports_tx, ports_rx) = watch::channel(Vec::new());
@@ -103,7 +103,7 @@ pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = driver::End>
     let (commands_tx, commands_rx) = mpsc::channel(4);
     let (stop_tx, stop_rx) = mpsc::channel(4);
     let (log, events, dir) = (Log::default(), Events::new(), tempfile::tempdir().unwrap());
-    let status = status::Status::new(wire::SessionInfo::default(), events.clone());
+    let status = Status::new(wire::SessionInfo::default(), events.clone());
     let info = status.watch();
     let world = FakeWorld {
         log: log.clone(),
@@ -115,7 +115,7 @@ pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = driver::End>
     };
     let session_dir = dir.path().join("session");
     std::fs::create_dir(&session_dir).unwrap();
-    let desk = driver::Desk {
+    let desk = Desk {
         status,
         events: events.clone(),
         taps: HttpTaps::new(events.clone()),
@@ -292,10 +292,7 @@ impl Stage {
     }
 
     /// Sends a request and returns its answer.
-    pub(crate) async fn ask<T>(
-        &self,
-        command: impl FnOnce(Reply<T>) -> Command,
-    ) -> Result<T, requests::Denied> {
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Denied> {
         let (reply, answer) = oneshot::channel();
         self.commands_tx.send(command(reply)).await.expect("the session takes requests");
         answer.await.expect("every request is answered")

@@ -188,7 +188,7 @@ impl Parts for Live {
         });
         Box::pin(async move {
             restart.await?;
-            drop(restarted_tx.send(()));
+            let _nobody_waits = restarted_tx.send(());
             Ok(())
         })
     }
