@@ -23,8 +23,10 @@ use crate::{
 pub(crate) enum Part {
     /// Formatting, clippy, docs, layering, generated code.
     Lint,
-    /// Unit, property and integration tests of the crates.
+    /// Unit and property tests of the crates.
     Unit,
+    /// Integration tests of the crates: against the kernel, in namespaces of their own.
+    Kernel,
     /// The built program from outside: languages, behaviour, clean-up, bounds.
     E2e,
 }
@@ -47,20 +49,26 @@ pub(crate) fn run(parts: &[Part]) -> Result<()> {
     if wanted(Part::Lint) {
         lint()?;
     }
-    if wanted(Part::Unit) || wanted(Part::E2e) {
-        step("build the program (release)");
-        succeed(&mut cargo(&["build", "--release"]))?;
-    }
-    let stage = Stage::new()?;
     if wanted(Part::Unit) {
-        step("unit and integration tests");
-        tests(&["test", "--workspace", "--exclude", "mirrord-tests"], &stage, &mut count)?;
+        step("unit and property tests");
+        tests(cargo(&["test", "--workspace", "--exclude", "mirrord-tests", "--lib", "--bins"]), &mut count)?;
+    }
+    if wanted(Part::Kernel) {
+        step("integration tests");
+        // The local pods' tests start the example of that name.
+        succeed(&mut cargo(&["build", "--package", "mirrord-session", "--examples"]))?;
+        tests(cargo(&["test", "--workspace", "--exclude", "mirrord-tests", "--test", "*"]), &mut count)?;
     }
     if wanted(Part::E2e) {
+        step("build the program (release)");
+        succeed(&mut cargo(&["build", "--release"]))?;
+        let stage = Stage::new()?;
         step("victims");
         succeed(Command::new("tests/victims/build.sh").arg(&stage.victims).current_dir(root()))?;
         step("end-to-end tests");
-        tests(&["test", "--package", "mirrord-tests"], &stage, &mut count)?;
+        let mut e2e = cargo(&["test", "--package", "mirrord-tests"]);
+        e2e.env("MIRRORD_TUI_BIN", &stage.program).env("MIRRORD_TUI_VICTIMS", &stage.victims);
+        tests(e2e, &mut count)?;
     }
     for line in &count.skipped {
         println!("{line}");
@@ -137,13 +145,9 @@ impl Stage {
 
 /// Runs `cargo test`, shows what fails in full and of the rest only the results.
 #[expect(clippy::print_stdout, reason = "a report for people and for CI")]
-fn tests(args: &[&str], stage: &Stage, count: &mut Count) -> Result<()> {
-    let mut command = cargo(args);
+fn tests(mut command: Command, count: &mut Count) -> Result<()> {
     command.args(["--no-fail-fast", "--", "--show-output"].map(OsStr::new));
-    command
-        .env("MIRRORD_TUI_BIN", &stage.program)
-        .env("MIRRORD_TUI_VICTIMS", &stage.victims)
-        .stdout(Stdio::piped());
+    command.stdout(Stdio::piped());
     let mut child = command.spawn().context("start cargo test")?;
     let log = root().join("target/test.log");
     let mut file = fs::OpenOptions::new()
@@ -170,7 +174,7 @@ fn tests(args: &[&str], stage: &Stage, count: &mut Count) -> Result<()> {
     }
     let status = child.wait()?;
     if !status.success() && count.failed == 0 {
-        bail!("cargo {args:?} failed: {status}");
+        bail!("{command:?} failed: {status}");
     }
     Ok(())
 }
@@ -178,6 +182,11 @@ fn tests(args: &[&str], stage: &Stage, count: &mut Count) -> Result<()> {
 impl Count {
     /// Adds a line such as `test result: ok. 5 passed; 0 failed; 1 ignored; ...`.
     fn add(&mut self, line: &str) {
+        // The runners of kernel tests, one process per test: `test NAME as uid N ... ok (12 ms)`.
+        if line.starts_with("test ") && line.ends_with(" ms)") {
+            self.passed += u32::from(line.contains("... ok ("));
+            self.failed += u32::from(line.contains("... FAILED ("));
+        }
         let Some(numbers) = line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". ")) else {
             return;
         };
