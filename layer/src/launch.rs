@@ -15,6 +15,8 @@ use std::{
 
 use mirrord_protocol::layer::v1::Launch;
 use rustix::{
+    fs::{Access, access},
+    io::Errno,
     net::{
         self, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
         SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -266,13 +268,15 @@ fn install(filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     }
 }
 
-/// The paths to try for a program's name.
+/// The paths to try for a program's name. A folder that the user may not search holds nothing for him, as in a shell: the kernel's
+/// EACCES for it would make a program that is nowhere look like one that may not be executed.
 fn candidates(program: &[u8], path: &[u8]) -> Vec<Vec<u8>> {
     if program.contains(&b'/') {
         return vec![program.to_vec()];
     }
     let folders = path.split(|byte| *byte == b':');
     folders
+        .filter(|folder| !folder.starts_with(b"/") || access(*folder, Access::EXEC_OK) != Err(Errno::ACCESS))
         .map(|folder| match folder {
             b"" => program.to_vec(),
             folder => [folder, b"/", program].concat(),
