@@ -20,9 +20,17 @@ use crate::limits::{ACCEPT_RETRY, VIEWER_LINGER, VIEWER_STOP, VIEWER_STREAMS};
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Served {
-    viewers: watch::Sender<usize>,
+    viewers: watch::Sender<Viewers>,
     stop: CancellationToken,
     tasks: TaskTracker,
+}
+
+/// Connections of viewers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Viewers {
+    open: usize,
+    /// The starter of the session is the first; it has connected before the host runs, but may not have been accepted yet.
+    any: bool,
 }
 
 /// What hyper spawns streams with: tasks that the server's end waits for.
@@ -46,8 +54,11 @@ where
 pub(crate) fn serve(api: Api, listener: StdListener) -> io::Result<Served> {
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
-    let served =
-        Served { viewers: watch::Sender::new(0), stop: CancellationToken::new(), tasks: TaskTracker::new() };
+    let served = Served {
+        viewers: watch::Sender::new(Viewers::default()),
+        stop: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
     served.tasks.spawn(accept(
         SessionServer::new(api),
         listener,
@@ -59,11 +70,15 @@ pub(crate) fn serve(api: Api, listener: StdListener) -> io::Result<Served> {
 }
 
 impl Served {
-    /// Waits until the last viewer has gone, at most [`VIEWER_LINGER`], and ends.
+    /// Waits until the last viewer has gone, at most [`VIEWER_LINGER`], and ends. A session that fails at once waits for its first
+    /// viewer as well: nobody else would learn why.
     pub(crate) async fn finish(self) {
         let mut viewers = self.viewers.subscribe();
-        if timeout(VIEWER_LINGER, viewers.wait_for(|viewers| *viewers == 0)).await.is_err() {
-            tracing::info!("a viewer stays on after the end of the session; its connection is closed");
+        let gone = viewers.wait_for(|viewers| viewers.any && viewers.open == 0);
+        if timeout(VIEWER_LINGER, gone).await.is_err() {
+            tracing::info!(
+                "a viewer stays on after the end of the session, or none has come; the server ends"
+            );
         }
         self.stop.cancel();
         self.tasks.close();
@@ -76,7 +91,7 @@ impl Served {
 async fn accept(
     service: SessionServer<Api>,
     listener: UnixListener,
-    viewers: watch::Sender<usize>,
+    viewers: watch::Sender<Viewers>,
     stop: CancellationToken,
     tasks: TaskTracker,
 ) {
@@ -88,12 +103,12 @@ async fn accept(
         };
         match accepted {
             Ok((stream, _)) if is_ours(&stream) => {
-                viewers.send_modify(|viewers| *viewers += 1);
+                viewers.send_modify(|viewers| *viewers = Viewers { open: viewers.open + 1, any: true });
                 let connection = connection(service.clone(), stream, stop.clone(), tasks.clone());
                 let viewers = viewers.clone();
                 tasks.spawn(async move {
                     connection.await;
-                    viewers.send_modify(|viewers| *viewers = viewers.saturating_sub(1));
+                    viewers.send_modify(|viewers| viewers.open = viewers.open.saturating_sub(1));
                 });
             }
             Ok(_) => tracing::warn!("refused a connection of another user"),
