@@ -1,6 +1,6 @@
 //! `sessions`, `mode` and `stop`: what a script or another terminal does with running sessions.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -8,12 +8,16 @@ use mirrord_protocol::session::v1::{
     InfoRequest, Mode, SessionInfo, SetModeRequest, State, StopRequest, WatchRequest,
 };
 use mirrord_session::registry;
+use tokio::time::timeout;
 
 use super::ls::Form;
 use crate::{
     failure::{Hinted, OWN_FAILURE},
     output::{print, table},
 };
+
+/// What a session may take to end: the command's grace, the streams' and the agent's, and room for a loaded machine.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// Arguments of `sessions`.
 #[derive(Debug, Args)]
@@ -115,16 +119,33 @@ pub(crate) fn stop(args: &StopArgs) -> Result<ExitCode> {
     block_on(async {
         let ids = if args.all { registry::list()? } else { args.ids.clone() };
         for id in ids {
-            let mut client = registry::connect(&id).await?;
-            let mut infos = client.watch(WatchRequest {}).await?.into_inner();
-            client.stop(StopRequest { kill: args.kill }).await?;
-            // The host closes the stream when all is removed.
-            while let Ok(Some(_)) = infos.message().await {}
+            if let Err(error) = end(&id, args.kill).await {
+                // One of all that ended by itself in this moment is as good as stopped.
+                if !args.all || registry::list()?.contains(&id) {
+                    return Err(error);
+                }
+            }
             print(&format!("session {id} has ended\n"))?;
         }
         anyhow::Ok(())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends one session and waits until all of it is removed: then its host closes the stream.
+async fn end(id: &str, kill: bool) -> Result<()> {
+    let mut client = registry::connect(id).await?;
+    let mut infos = client.watch(WatchRequest {}).await?.into_inner();
+    client.stop(StopRequest { kill }).await?;
+    let gone = async { while let Ok(Some(_)) = infos.message().await {} };
+    timeout(STOP_LIMIT, gone).await.map_err(|_| {
+        Hinted {
+            text: format!("session {id} has not ended within {} s", STOP_LIMIT.as_secs()),
+            hint: format!("`mirrord-tui stop --kill {id}` does not wait for its command"),
+            code: OWN_FAILURE,
+        }
+        .into()
+    })
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
