@@ -35,9 +35,6 @@ use crate::{
 /// The agent's executable: static, so that it runs in any container.
 pub const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mirrord-agent"));
 
-/// Name of its socket in the session's folder.
-const SOCKET: &str = "agent.sock";
-
 /// What the agent prints when clients may connect.
 const READY: &[u8] = b"ready\n";
 
@@ -101,23 +98,9 @@ pub struct AgentProcess {
 /// # Errors
 /// [`AgentProcessError`]; when the agent itself gave up, with its own words.
 pub fn start_local(pid: u32, dir: &Path) -> Result<AgentProcess, AgentProcessError> {
-    let token = token().map_err(AgentProcessError::Token)?;
-    start_with(pid, dir, token)
-}
-
-/// Starts an agent in the place of one that was killed: on the same socket and with the same token, so that the link finds it.
-///
-/// # Errors
-/// As [`start_local`].
-pub fn start_again(pid: u32, dir: &Path, token: String) -> Result<AgentProcess, AgentProcessError> {
-    // What a killed agent leaves. One that cannot be removed is told by the new agent, which cannot listen then.
-    drop(std::fs::remove_file(dir.join(SOCKET)));
-    start_with(pid, dir, token)
-}
-
-fn start_with(pid: u32, dir: &Path, token: String) -> Result<AgentProcess, AgentProcessError> {
-    let socket = dir.join(SOCKET);
+    let socket = dir.join("agent.sock");
     let log = dir.join("agent.log");
+    let token = token().map_err(AgentProcessError::Token)?;
     let mut child = spawn(pid, dir, &socket, &log, &token)?;
     match wait_until_ready(&mut child) {
         Ok(true) => Ok(AgentProcess { endpoint: Endpoint::Unix(socket), token, child }),

@@ -12,7 +12,7 @@ mod agent;
 mod bring_up;
 mod driver;
 #[cfg(test)]
-pub(crate) mod fake;
+mod fake;
 mod live;
 mod process;
 mod processes;

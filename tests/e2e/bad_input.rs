@@ -164,7 +164,7 @@ fn a_configuration_that_is_broken() {
             ("syntax.json", "{\n  \"feature\": \n", &["syntax.json", "line"]),
             ("type.json", "{\"feature\": {\"env\": {\"unset\": 5}}}", &["type.json", "line 1"]),
             ("key.toml", "[feature]\nfss = \"read\"\n", &["key.toml", "fss", "line 2"]),
-            ("key.yaml", "feature:\n  enw: true\n", &["key.yaml", "enw", "2"]),
+            ("key.yaml", "feature:\n  enw: true\n", &["key.yaml", "line 2", "enw"]),
             (
                 "word.json",
                 "{\"feature\": {\"network\": {\"incoming\": \"theft\"}}}",

@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -108,12 +110,18 @@ impl<'world> Place<'world> {
         finish(&mut get).out()
     }
 
-    /// A stolen connection that stays open.
-    fn ask_slowly(&self) -> std::process::Child {
-        let script =
-            format!("exec 3<>/dev/tcp/{}/80; printf 'GET / HTTP/1.1\\r\\n' >&3; cat <&3", self.target.ip);
+    /// A stolen connection that stays open: its request has no end.
+    fn ask_slowly(&self) -> Child {
+        let script = format!(
+            "exec 3<>/dev/tcp/{}/80; printf 'GET / HTTP/1.1\\r\\n' >&3; echo open; exec cat <&3 >/dev/null",
+            self.target.ip
+        );
         let mut client = self.world.on_node(&["bash", "-c", &script]);
-        client.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+        let mut client = client.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(client.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "open\n");
+        client
     }
 
     fn files(&self) -> Vec<String> {

@@ -43,7 +43,7 @@ impl Place<'_> {
     /// What curl gets from the target, asked from the other pod: status and body.
     #[track_caller]
     fn curl(&self, path: &str, more: &[&str]) -> String {
-        let url = format!("http://target{path}");
+        let url = format!("http://{}{path}", self.target.ip);
         let command = [&["curl", "-s", "-w", " %{http_code}", &url], more].concat();
         self.catalog.ok(&command)
     }
@@ -74,7 +74,7 @@ fn requests_carry_the_answer_of_whoever_gave_it() {
         let detail = &event["request"];
         assert_eq!(detail["method"], "GET");
         assert_eq!(detail["protocol"], "HTTP/1.1");
-        assert_eq!(detail["host"], "target");
+        assert_eq!(detail["host"], place.target.ip.as_str());
         assert_eq!(detail["direction"], "incoming");
         assert_eq!(detail["response_body"]["data"], "soup\n", "{detail}");
         assert!(detail["response_headers"].to_string().contains("SimpleHTTP"), "{detail}");

@@ -208,10 +208,11 @@ fn a_daemon_is_ended_by_stop() {
 fn the_terminal_is_the_commands() {
     with_target(|world, target| {
         let Some(behaviour) = victim_or_skip("behaviour-dynamic", "terminal") else { return };
-        let mut terminal = Terminal::run(&world.command(silent(target, &[&behaviour, "tty"])));
+        let mut terminal = Terminal::run(world.user(), &world.command(silent(target, &[&behaviour, "tty"])));
         assert!(terminal.wait().success(), "{}", terminal.shown());
         terminal.wait_shown("ok /dev/pts/");
-        let mut terminal = Terminal::run(&world.command(silent(target, &[&behaviour, "winch"])));
+        let mut terminal =
+            Terminal::run(world.user(), &world.command(silent(target, &[&behaviour, "winch"])));
         terminal.wait_shown("ready");
         terminal.resize(33, 77);
         terminal.wait_shown("ok 33x77");
@@ -223,13 +224,15 @@ fn the_terminal_is_the_commands() {
 fn ctrl_c_is_the_commands_business() {
     with_target(|world, target| {
         let script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.05; done";
-        let mut terminal = Terminal::run(&world.command(silent(target, &["sh", "-c", script])));
+        let mut terminal = Terminal::run(world.user(), &world.command(silent(target, &["sh", "-c", script])));
         terminal.wait_shown("ready");
         terminal.type_in("\x03");
         assert_eq!(terminal.wait().code(), Some(9), "{}", terminal.shown());
 
-        let mut terminal =
-            Terminal::run(&world.command(silent(target, &["sh", "-c", "echo ready; exec sleep 600"])));
+        let mut terminal = Terminal::run(
+            world.user(),
+            &world.command(silent(target, &["sh", "-c", "echo ready; exec sleep 600"])),
+        );
         terminal.wait_shown("ready");
         terminal.type_in("\x03");
         let status = terminal.wait();
@@ -241,7 +244,8 @@ fn ctrl_c_is_the_commands_business() {
 #[test]
 fn ctrl_z_and_fg_work_in_a_shell() {
     with_target(|world, target| {
-        let mut terminal = Terminal::run(world.other("bash").args(["--norc", "--noprofile", "-i"]));
+        let mut terminal =
+            Terminal::run(world.user(), world.other("bash").args(["--norc", "--noprofile", "-i"]));
         let script = "'echo started; read line; echo \"got $line\"'";
         let mut line = format!("\"{}\"", mirrord_tests::program().display());
         for argument in silent(target, &["sh", "-c"]) {
@@ -263,8 +267,10 @@ fn ctrl_z_and_fg_work_in_a_shell() {
 #[test]
 fn a_closed_terminal_ends_everything() {
     with_target(|world, target| {
-        let terminal =
-            Terminal::run(&world.command(silent(target, &["sh", "-c", "echo ready; exec sleep 600"])));
+        let terminal = Terminal::run(
+            world.user(),
+            &world.command(silent(target, &["sh", "-c", "echo ready; exec sleep 600"])),
+        );
         terminal.wait_shown("ready");
         // The screen's reader holds the terminal, too; SIGHUP is what a terminal that goes away sends to its group.
         let leader = i32::try_from(terminal.pid()).ok().and_then(Pid::from_raw).unwrap();

@@ -9,12 +9,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{Mode, OFlags, open},
+    fs::{Mode, OFlags, fchown, open},
+    process::{Gid, Uid},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Winsize, tcsetwinsize},
 };
 
 use crate::{
+    User,
     finish::{Collected, text},
     wait::{LIMIT, wait_for},
 };
@@ -28,12 +30,12 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Runs `command` in a new terminal as leader of a new session.
+    /// Runs `command` in a new terminal of `user`, as leader of a new session.
     ///
     /// # Panics
     /// When there is no terminal to be had.
     #[must_use]
-    pub fn run(command: &Command) -> Self {
+    pub fn run(user: User, command: &Command) -> Self {
         let master =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).expect("own the terminal");
@@ -41,6 +43,8 @@ impl Terminal {
         let name = ptsname(&master, Vec::new()).expect("the terminal has a name");
         let line = open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty());
         let line = line.expect("open the terminal");
+        let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.uid()));
+        fchown(&line, Some(uid), Some(gid)).expect("give the terminal to the user");
         let stdio = || Stdio::from(line.try_clone().expect("duplicate the terminal"));
         // setsid(1) takes stdin as its controlling terminal and becomes the program.
         let mut leader = Command::new("setsid");
@@ -50,6 +54,7 @@ impl Terminal {
         if let Some(folder) = command.get_current_dir() {
             leader.current_dir(folder);
         }
+        user.apply(&mut leader);
         let child = leader.spawn().expect("start setsid");
         drop(line);
         Self::over(master, child)

@@ -9,14 +9,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
     User,
-    finish::{Finished, finish},
+    finish::{Finished, finish, text},
     leftovers::{self, Snapshot},
     pod::Pod,
+    process::signal,
     program,
     session::{self, Session},
 };
@@ -189,15 +191,25 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            // The test has failed already; nothing of it shall disturb the next one.
-            drop(self.command(["stop", "--all", "--kill"]).output());
-            drop(self.command(["local", "stop", "--all"]).output());
-            return;
+        let failed = std::thread::panicking();
+        let stop: &[&str] = if failed { &["stop", "--all", "--kill"] } else { &["stop", "--all"] };
+        let ended = [stop, &["local", "stop", "--all"]].map(|args| self.command(args).output());
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for output in ended {
+                let output = output.expect("run mirrord-tui");
+                assert!(output.status.success(), "the world does not end: {}", text(&output.stderr));
+            }
+            self.assert_nothing_left();
+        }));
+        if result.is_err() {
+            // What a test has left shall not disturb the next one.
+            self.processes().iter().for_each(|(pid, _)| signal(*pid, Signal::KILL));
         }
-        self.ok(["stop", "--all"]);
-        self.ok(["local", "stop", "--all"]);
-        self.assert_nothing_left();
+        if let Err(panic) = result
+            && !failed
+        {
+            std::panic::resume_unwind(panic);
+        }
     }
 }
 

@@ -21,12 +21,15 @@ struct Clerk {
     log: File,
 }
 
-/// Answers `NAME ID` to every request that carries `x-id: ID`, after the id is in the log.
+/// Answers `NAME ID` to every request that carries `x-id: ID`, after the id is in the log, and `NAME ADDRESS` with the client's
+/// address to others.
 pub(super) fn run(port: u16, name: &str, log: &str) -> Result<Value> {
     let log =
         OpenOptions::new().create(true).append(true).open(log).with_context(|| format!("open {log}"))?;
     let clerk = Arc::new(Clerk { name: name.to_owned(), log });
-    let listener = TcpListener::bind(("0.0.0.0", port)).with_context(|| format!("listen on {port}"))?;
+    // For IPv4 as well, where the machine has IPv6 at all.
+    let listener = TcpListener::bind(("::", port)).or_else(|_| TcpListener::bind(("0.0.0.0", port)));
+    let listener = listener.with_context(|| format!("listen on {port}"))?;
     println!("listening {port}");
     for connection in listener.incoming() {
         let clerk = Arc::clone(&clerk);
@@ -50,7 +53,8 @@ impl Clerk {
                 // One write is one line, whoever writes beside us.
                 (&self.log).write_all(format!("{}\n", head.id).as_bytes())?;
             }
-            let body = format!("{} {}", self.name, head.id);
+            let peer = || connection.peer_addr().map(|peer| peer.ip().to_canonical().to_string());
+            let body = format!("{} {}", self.name, if head.id.is_empty() { peer()? } else { head.id });
             let connection_header = if head.close { "close" } else { "keep-alive" };
             let answer = format!(
                 "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: {connection_header}\r\n\r\n{body}",

@@ -14,7 +14,7 @@ use super::{
     bring_up::start_agent,
     world::{Ended, Failure, Owned},
 };
-use crate::{agent_process::AgentProcess, async_fd};
+use crate::{agent_link::Endpoint, agent_process::AgentProcess, async_fd};
 
 /// Handle on the agent's process; clones share it.
 #[derive(Clone, Debug)]
@@ -57,8 +57,12 @@ impl Agent {
             if !std::path::Path::new("/proc").join(this.target.to_string()).exists() {
                 return Err(Failure::new("the target has ended", "start it again, then the session"));
             }
-            let token = this.with(|process| process.token.clone()).unwrap_or_default();
-            let process = start_agent(this.target, this.dir.clone(), Some(token)).await?;
+            let endpoint = this.with(|process| process.endpoint.clone());
+            if let Some(Endpoint::Unix(socket)) = endpoint {
+                // A killed agent leaves it; the next one binds the same path, where the link looks for it.
+                drop(std::fs::remove_file(socket));
+            }
+            let process = start_agent(this.target, this.dir.clone()).await?;
             let old = this.process.lock().unwrap_or_else(PoisonError::into_inner).replace(process);
             drop(old);
             Ok(())

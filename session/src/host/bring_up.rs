@@ -193,7 +193,7 @@ impl Steps {
                 .unwrap_or_else(|error| Err(broken(&error)))
         });
         let pid = found.await?.pid;
-        let process = self.step("starting the agent", start_agent(pid, world.dir.clone(), None)).await?;
+        let process = self.step("starting the agent", start_agent(pid, world.dir.clone())).await?;
         let (endpoint, token) = (process.endpoint.clone(), process.token.clone());
         let agent = Agent::new(process, pid, world.dir.clone());
         let connected = self.step("connecting to the agent", async {
@@ -320,18 +320,9 @@ async fn end_child(child: &mut Child, name: &str) {
 }
 
 /// Starts an agent; blocks for some milliseconds on a thread of its own.
-/// With a token it takes the place of one that was killed.
-pub(super) async fn start_agent(
-    pid: u32,
-    dir: PathBuf,
-    token: Option<String>,
-) -> Result<AgentProcess, Failure> {
+pub(super) async fn start_agent(pid: u32, dir: PathBuf) -> Result<AgentProcess, Failure> {
     // Dropped by the runtime when nobody waits any more; an agent that is dropped ends.
-    let started = spawn_blocking(move || match token {
-        None => agent_process::start_local(pid, &dir),
-        Some(token) => agent_process::start_again(pid, &dir, token),
-    })
-    .await;
+    let started = spawn_blocking(move || agent_process::start_local(pid, &dir)).await;
     started.map_err(|error| broken(&error))?.map_err(|error| {
         Failure::caused(
             &error,
