@@ -84,6 +84,8 @@ pub(crate) const DNS_SERVER: Duration = Duration::from_millis(2_500);
 pub(crate) const DNS_IN_FLIGHT: usize = 256;
 /// Name servers that are read from resolv.conf (MAXNS is 3; Kubernetes allows more).
 pub(crate) const NAMESERVERS: usize = 8;
+/// Search domains that are taken from it; Kubernetes allows as many.
+pub(crate) const SEARCH_DOMAINS: usize = 32;
 /// Bytes of resolv.conf that are read.
 pub(crate) const RESOLV_CONF: usize = 64 << 10;
 

@@ -123,6 +123,7 @@ impl Agent for AgentService {
             command: target.command().into(),
             capabilities,
             limits,
+            search: target.search(),
         }))
     }
 

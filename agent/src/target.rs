@@ -19,7 +19,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::{
     files::Root,
-    limits::{ENVIRON, NAMESERVERS, RESOLV_CONF},
+    limits::{ENVIRON, NAMESERVERS, RESOLV_CONF, SEARCH_DOMAINS},
 };
 
 /// Why there is no target to work on.
@@ -134,8 +134,18 @@ impl Target {
 
     /// Name servers of the target's resolv.conf, in order.
     pub(crate) fn nameservers(&self) -> Vec<IpAddr> {
+        parse_nameservers(&self.resolv_conf())
+    }
+
+    /// Search domains of the target's resolv.conf, in order.
+    pub(crate) fn search(&self) -> Vec<String> {
+        parse_search(&self.resolv_conf())
+    }
+
+    /// Empty when there is none.
+    fn resolv_conf(&self) -> Vec<u8> {
         let text = self.root().ok().and_then(|root| root.read(c"/etc/resolv.conf", RESOLV_CONF).ok());
-        text.map(|text| parse_nameservers(&text)).unwrap_or_default()
+        text.unwrap_or_default()
     }
 
     /// First line of the target's /etc/hostname, for when its host name may not be asked for.
@@ -170,9 +180,32 @@ fn parse_nameservers(text: &[u8]) -> Vec<IpAddr> {
         .collect()
 }
 
+/// The last `search` or `domain` line of resolv.conf(5), without dots at the ends.
+fn parse_search(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    let line = text
+        .lines()
+        .rev()
+        .map(str::split_whitespace)
+        .find_map(|mut words| matches!(words.next(), Some("search" | "domain")).then_some(words));
+    line.into_iter()
+        .flatten()
+        .map(|domain| domain.trim_matches('.').to_owned())
+        .filter(|domain| !domain.is_empty())
+        .take(SEARCH_DOMAINS)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_search_line_holds() {
+        let text = b"domain old\nnameserver 10.0.0.1\nsearch a.svc.cluster.local. b\n";
+        assert_eq!(parse_search(text), ["a.svc.cluster.local", "b"]);
+        assert!(parse_search(b"nameserver 10.0.0.1\nsearching x\nsearch .\n").is_empty());
+    }
 
     #[test]
     fn nameservers_come_in_the_order_of_the_file() {

@@ -146,6 +146,7 @@ impl Network {
             .filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
             .collect();
         let nameservers = Nameservers::new(&facts.nameservers);
+        let names = Names::new(&facts.search);
         let (netns, intake) = SessionNetns::set_up(spec.holder, addresses)?;
         let shared = Arc::new(Shared {
             netns,
@@ -155,7 +156,7 @@ impl Network {
             incoming: spec.incoming,
             outgoing: spec.outgoing,
             dns: spec.dns,
-            names: Names::default(),
+            names,
             nameservers,
             tasks: Tasks::default(),
             connections: AtomicU64::new(0),

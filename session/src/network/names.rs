@@ -11,6 +11,8 @@ use crate::limits::{LEARNED_ADDRESSES, NAMES_PER_ADDRESS};
 /// Names learned from DNS replies.
 #[derive(Debug, Default)]
 pub(super) struct Names {
+    /// Domains that the target's resolver adds to short names.
+    search: Vec<String>,
     learned: Mutex<Learned>,
 }
 
@@ -29,6 +31,23 @@ struct Entry {
 }
 
 impl Names {
+    /// Nothing is known yet but the search domains.
+    pub(super) fn new(search: &[String]) -> Self {
+        Self {
+            search: search.iter().map(|domain| domain.to_ascii_lowercase()).collect(),
+            learned: Mutex::default(),
+        }
+    }
+
+    /// A name and its short forms: a program that asks for `db` makes the resolver ask for `db.prod.svc.cluster.local`, and a rule
+    /// names it as the program does.
+    #[must_use]
+    pub(super) fn forms(&self, name: &str) -> Vec<String> {
+        let short =
+            self.search.iter().filter_map(|domain| name.strip_suffix(domain.as_str())?.strip_suffix('.'));
+        std::iter::once(name).chain(short.filter(|short| !short.is_empty())).map(str::to_owned).collect()
+    }
+
     /// A reply said that `name` has these addresses.
     pub(super) fn learn(&self, name: &str, addresses: &[IpAddr]) {
         let mut learned = self.lock();
@@ -37,7 +56,13 @@ impl Names {
         }
     }
 
-    /// Names of an address, newest first.
+    /// Names of an address in all their forms, for rules.
+    #[must_use]
+    pub(super) fn forms_of(&self, address: IpAddr) -> Vec<String> {
+        self.of(address).iter().flat_map(|name| self.forms(name)).collect()
+    }
+
+    /// Names of an address as they were asked for, newest first.
     #[must_use]
     pub(super) fn of(&self, address: IpAddr) -> Vec<String> {
         self.lock().entries.get(&address.to_canonical()).map(|entry| entry.names.clone()).unwrap_or_default()
@@ -70,6 +95,14 @@ impl Learned {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_matches_without_each_search_domain() {
+        let names = Names::new(&["prod.svc.cluster.local".to_owned(), "svc.cluster.local".to_owned()]);
+        assert_eq!(names.forms("db.prod.svc.cluster.local"), ["db.prod.svc.cluster.local", "db", "db.prod"]);
+        assert_eq!(names.forms("prod.svc.cluster.local"), ["prod.svc.cluster.local", "prod"]);
+        assert_eq!(names.forms("xsvc.cluster.local"), ["xsvc.cluster.local"]);
+    }
 
     #[test]
     fn the_newest_name_comes_first_and_the_oldest_address_goes() {

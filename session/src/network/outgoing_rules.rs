@@ -28,7 +28,7 @@ impl Route {
     }
 }
 
-/// Decides for a flow; `names` are those that DNS gave for the address.
+/// Decides for a flow; `names` are those that DNS gave for the address, in all their forms.
 #[must_use]
 pub fn route_flow(config: &Outgoing, transport: Transport, to: SocketAddr, names: &[String]) -> Route {
     let enabled = match transport {
@@ -46,14 +46,14 @@ pub fn route_flow(config: &Outgoing, transport: Transport, to: SocketAddr, names
     filtered(&config.filter, "feature.network.outgoing.filter", matches)
 }
 
-/// Decides for a DNS question: a name (lower case, no trailing dot) that is asked on `port`.
+/// Decides for a DNS question: the forms of a name (lower case, no trailing dot) that is asked on `port`.
 #[must_use]
-pub fn route_question(config: &crate::config::Dns, name: &str, port: u16) -> Route {
+pub fn route_question(config: &crate::config::Dns, names: &[String], port: u16) -> Route {
     if !config.remote {
         return Route::new(Place::Local, "feature.network.dns is off");
     }
     filtered(&config.filter, "feature.network.dns.filter", |rule| {
-        (rule.port == 0 || rule.port == port) && matches_name(&rule.host, name)
+        (rule.port == 0 || rule.port == port) && names.iter().any(|name| matches_name(&rule.host, name))
     })
 }
 
@@ -164,10 +164,13 @@ mod tests {
             remote: true,
             filter: OutgoingFilter::Remote(vec![rule(HostRule::Name("a.b".to_owned()), None, 53)]),
         };
-        assert_eq!(route_question(&config, "a.b", 53).place, Place::Remote);
-        assert_eq!(route_question(&config, "a.b", 54).place, Place::Local);
-        assert_eq!(route_question(&config, "c.b", 53).place, Place::Local);
-        assert_eq!(route_question(&Dns { remote: false, ..config }, "a.b", 53).place, Place::Local);
+        assert_eq!(route_question(&config, &["a.b".to_owned()], 53).place, Place::Remote);
+        assert_eq!(route_question(&config, &["a.b".to_owned()], 54).place, Place::Local);
+        assert_eq!(route_question(&config, &["c.b".to_owned()], 53).place, Place::Local);
+        assert_eq!(
+            route_question(&Dns { remote: false, ..config }, &["a.b".to_owned()], 53).place,
+            Place::Local
+        );
     }
 
     fn any_rule() -> impl Strategy<Value = AddressRule> {

@@ -110,7 +110,7 @@ async fn answer(shared: &Shared, server: SocketAddr, query: &Bytes, tcp: bool) -
         }
     };
     let started = Instant::now();
-    let route = route_question(&shared.dns, &question.name, DNS_PORT);
+    let route = route_question(&shared.dns, &shared.names.forms(&question.name), DNS_PORT);
     let result = match route.place {
         Place::Remote => ask_remote(shared, server, query, tcp).await,
         Place::Local => ask_local(shared, server.ip(), query, tcp).await,

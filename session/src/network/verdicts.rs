@@ -130,7 +130,7 @@ impl Verdicts {
     async fn connect(self, packet: Packet) {
         let Flow { src, dst, .. } = packet.flow;
         let entry = HeldFlow { flows: self.flows.clone(), key: (src, dst) };
-        let names = self.shared.names.of(dst.ip());
+        let names = self.shared.names.forms_of(dst.ip());
         let route = route_flow(&self.shared.outgoing, config::Transport::Tcp, dst, &names);
         let connection = self.shared.connection_id();
         let log = self.log(&packet.flow, connection, decision(&route));

@@ -30,6 +30,9 @@ pub struct HelloReply {
     pub capabilities: ::prost::alloc::vec::Vec<i32>,
     #[prost(message, repeated, tag = "9")]
     pub limits: ::prost::alloc::vec::Vec<CapabilityLimit>,
+    /// Domains that the target's resolver adds to short names, in order.
+    #[prost(string, repeated, tag = "10")]
+    pub search: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InterfaceAddress {

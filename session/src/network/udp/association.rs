@@ -56,7 +56,7 @@ enum From {
 
 /// Opens the far end for datagrams to `dst` as the rules say.
 pub(super) async fn open(shared: &Shared, dst: SocketAddr) -> Result<(Peer, Association), i32> {
-    let route = route_flow(&shared.outgoing, Transport::Udp, dst, &shared.names.of(dst.ip()));
+    let route = route_flow(&shared.outgoing, Transport::Udp, dst, &shared.names.forms_of(dst.ip()));
     let (subject, name) = shared.subject(dst);
     let detail = wire::Connection {
         direction: wire::Direction::Outgoing.into(),
