@@ -27,17 +27,18 @@ impl Diagnosis {
 /// The first station where the flow of a port stops. The counters are those since the flow was last seen to work.
 pub(crate) fn diagnose(port: &wire::Port) -> Option<Diagnosis> {
     let (remote, local) = (port.remote, port.local);
-    let steal = match port.mode() {
-        wire::Mode::Steal => true,
-        wire::Mode::Mirror => false,
-        wire::Mode::Off | wire::Mode::Unspecified => return None,
-    };
+    // Asked first: a wanted mode that does not hold yet looks like none.
     if !port.waiting.is_empty() {
         return Some(Diagnosis::new(
             format!("the wanted mode of port {remote} does not hold yet: {}", port.waiting),
             format!("let the local process listen on port {local}, or name its port with -p {remote}:LOCAL"),
         ));
     }
+    let steal = match port.mode() {
+        wire::Mode::Steal => true,
+        wire::Mode::Mirror => false,
+        wire::Mode::Off | wire::Mode::Unspecified => return None,
+    };
     if port.delivered > 0 {
         return None;
     }
