@@ -78,7 +78,7 @@ impl session_server::Session for Api {
             return Err(Status::invalid_argument("a kind of events is not known to this version"));
         }
         let reader = self.events.subscribe(request.from_seq, &kinds);
-        Ok(Response::new(Box::pin(stream::events(reader, request.follow))))
+        Ok(Response::new(Box::pin(stream::events(reader, request.follow, request.bodies))))
     }
 
     async fn event(&self, request: Request<wire::EventRequest>) -> Result<Response<wire::Event>, Status> {

@@ -118,7 +118,11 @@ async fn follow(
     let mut client = started.client.clone();
     let mut infos = client.watch(WatchRequest {}).await.context("watch the session")?.into_inner();
     let mut events = client
-        .events(EventsRequest { follow: true, ..EventsRequest::default() })
+        .events(EventsRequest {
+            follow: true,
+            bodies: matches!(output.form, Form::Jsonl),
+            ..EventsRequest::default()
+        })
         .await
         .context("read the session's events")?
         .into_inner();

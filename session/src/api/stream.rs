@@ -30,8 +30,12 @@ pub(super) fn infos(
     })
 }
 
-/// The events of a reader in batches without bodies.
-pub(super) fn events(reader: Reader, follow: bool) -> impl Stream<Item = Result<wire::EventBatch, Status>> {
+/// The events of a reader in batches, with or without bodies.
+pub(super) fn events(
+    reader: Reader,
+    follow: bool,
+    bodies: bool,
+) -> impl Stream<Item = Result<wire::EventBatch, Status>> {
     unfold((reader, false), move |(mut reader, paused)| async move {
         let batch = if follow {
             if paused {
@@ -46,7 +50,8 @@ pub(super) fn events(reader: Reader, follow: bool) -> impl Stream<Item = Result<
             }
         };
         let full = batch.events.len() == VIEWER_BATCH;
-        let events = batch.events.iter().map(|event| row(event)).collect();
+        let whole_or_row = |event: &wire::Event| if bodies { event.clone() } else { row(event) };
+        let events = batch.events.iter().map(|event| whole_or_row(event)).collect();
         let message = wire::EventBatch { events, dropped: batch.dropped, last_seq: batch.last_seq };
         Some((Ok(message), (reader, !full)))
     })

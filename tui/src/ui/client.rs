@@ -152,7 +152,7 @@ impl Connection {
     async fn events(&self, mut client: Client) -> End {
         let last = self.last_seq.load(Ordering::Relaxed);
         let from_seq = if last == 0 { 0 } else { last.saturating_sub(OVERLAP) + 1 };
-        let request = EventsRequest { from_seq, follow: true, kinds: Vec::new() };
+        let request = EventsRequest { from_seq, follow: true, ..EventsRequest::default() };
         let mut stream = match client.events(request).await {
             Ok(reply) => reply.into_inner(),
             Err(status) => return broken(&status),

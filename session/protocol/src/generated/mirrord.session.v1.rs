@@ -244,6 +244,9 @@ pub struct EventsRequest {
     /// Empty: all.
     #[prost(enumeration = "Kind", repeated, tag = "3")]
     pub kinds: ::prost::alloc::vec::Vec<i32>,
+    /// With the bodies of requests; without, only their sizes, and Event brings one whole.
+    #[prost(bool, tag = "4")]
+    pub bodies: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EventBatch {
