@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fs};
 
-use mirrord_tests::{Pod, Session, World, finish, for_every_user, is, request, victim_or_skip};
+use mirrord_tests::{Pod, Session, World, for_every_user, is, request, victim_or_skip};
 use serde_json::Value;
 
 struct Place<'world> {
@@ -231,7 +231,7 @@ fn the_summary_of_text_mode() {
         let port = "80";
         let script = "\"$0\" serve 80 & sleep 0.1; \"$0\" get http://catalog/a/; \"$0\" get http://catalog/b/; \
                       \"$0\" file /shop/menu.txt; read line; kill $!; exit 3";
-        let mut exec = place.world.command([
+        let finished = place.world.run([
             "exec",
             "-t",
             &place.target.target(),
@@ -244,8 +244,6 @@ fn the_summary_of_text_mode() {
             script,
             &place.victim,
         ]);
-        exec.stdin(std::process::Stdio::piped());
-        let finished = finish(&mut exec);
         finished.expect_code(3);
         let text = finished.err();
         println!("{text}");

@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::ExitStatusExt,
     path::PathBuf,
-    process::{Child, ChildStdout, ExitStatus, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -130,7 +130,8 @@ impl<'world> Session<'world> {
         self.wait_info(&format!("in mode {mode} on port {remote}"), |info| {
             let port = port_of(info, remote);
             port["mode"] == mode && port["waiting"] == ""
-        })
+        });
+        self.port(remote)
     }
 
     /// Waits for a line of the command's stdout that contains `needle`.
@@ -237,11 +238,17 @@ impl Drop for Session<'_> {
     }
 }
 
-/// Runs a session whose command ends by itself; its events beside what it printed.
+/// Runs a session whose command ends by itself; its events beside what it printed. `wrap` makes the command that runs `exec` of the
+/// one that would.
 #[track_caller]
-pub(crate) fn run(world: &World, options: &[&str], command: &[&str]) -> (Finished, Vec<Value>) {
+pub(crate) fn run(
+    world: &World,
+    options: &[&str],
+    command: &[&str],
+    wrap: impl FnOnce(Command) -> Command,
+) -> (Finished, Vec<Value>) {
     let events = new_events_file(world);
-    let finished = finish(&mut world.command(exec_args(&events, options, command)));
+    let finished = finish(&mut wrap(world.command(exec_args(&events, options, command))));
     let events = EventLog::new(&events).update().values().cloned().collect();
     (finished, events)
 }

@@ -131,7 +131,26 @@ impl World {
     /// Runs a session whose command ends by itself; what was printed, and the events.
     #[track_caller]
     pub fn exec_to_end(&self, options: &[&str], command: &[&str]) -> (Finished, Vec<Value>) {
-        session::run(self, options, command)
+        session::run(self, options, command, |exec| exec)
+    }
+
+    /// The same on a machine that has nothing but a loopback, and a name server at 127.0.0.1 that knows `local-name.test`: what goes
+    /// out locally does not leave the test. Only root can make such a machine; the user of the world must be root.
+    #[track_caller]
+    pub fn sealed_exec_to_end(&self, options: &[&str], command: &[&str]) -> (Finished, Vec<Value>) {
+        session::run(self, options, command, |exec| {
+            let dns = concat!(env!("CARGO_MANIFEST_DIR"), "/victims/dns.py");
+            let resolv_conf = self.write("resolv.conf", "nameserver 127.0.0.1\n");
+            let script = "ip link set lo up && mount --bind \"$1\" /etc/resolv.conf || exit 1\n\
+                          exec 3< <(/usr/bin/python3 \"$2\" 127.0.0.1 53 local-name.test=127.0.0.1 & echo $!; wait)\n\
+                          read -r server <&3; read -r ready <&3\n\
+                          shift 2; \"$@\" 3<&-; code=$?\n\
+                          kill $server; exit $code";
+            let mut sealed = self.other("unshare");
+            sealed.args(["--net", "--mount", "bash", "-c", script, "bash", &resolv_conf, dns]);
+            sealed.arg(exec.get_program()).args(exec.get_args());
+            sealed
+        })
     }
 
     /// A command in the network of the node that the pods hang on.
