@@ -16,6 +16,7 @@ mod incoming;
 mod measure;
 mod mirror;
 mod ports;
+mod real_agent;
 mod runner;
 mod tcp;
 mod udp;
@@ -59,9 +60,12 @@ const TESTS: &[Test] = &[
     Test::new("ports_survive_a_broken_link", ports::survive_a_broken_link),
     Test::new("publish", ports::publish),
     Test::new("shutdown_leaves_nothing", ports::shutdown_leaves_nothing),
+    Test::new("real_agent_outgoing", real_agent::outgoing),
+    Test::new("real_agent_stealing", real_agent::stealing),
     Test::new("measure_connect", measure::connect),
     Test::new("measure_throughput", measure::throughput),
     Test::new("measure_dns", measure::dns),
+    Test::new("measure_real_agent", real_agent::measure),
 ];
 
 fn main() {

@@ -11,7 +11,7 @@ use mirrord_session::{config::Mode, network::dns_message, testing::fake_agent::D
 
 use crate::{
     dns::{SERVER, query},
-    world::{World, wait_for},
+    world::{Peer, World, wait_for},
 };
 
 const ROUNDS: usize = 2000;
@@ -29,7 +29,13 @@ fn echo(stream: &mut TcpStream) {
 
 pub(crate) fn connect() {
     let world = World::start();
-    let to: SocketAddr = "203.0.113.9:7".parse().unwrap();
+    let refused: SocketAddr = "203.0.113.9:8".parse().unwrap();
+    world.agent.script.tcp(refused, Destination::Errno(libc::ECONNREFUSED));
+    connects(&world, "203.0.113.9:7".parse().unwrap(), refused);
+}
+
+/// `to` echoes, `refused` refuses.
+pub(crate) fn connects<A: Peer>(world: &World<A>, to: SocketAddr, refused: SocketAddr) {
     let mut connects = Vec::new();
     let mut echoes = Vec::new();
     for _ in 0..ROUNDS {
@@ -49,8 +55,6 @@ pub(crate) fn connect() {
         start.elapsed()
     });
     report("echo on an open connection", times.collect());
-    let refused: SocketAddr = "203.0.113.9:8".parse().unwrap();
-    world.agent.script.tcp(refused, Destination::Errno(libc::ECONNREFUSED));
     let times = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         world.programs.connect(refused).unwrap_err();
@@ -59,7 +63,7 @@ pub(crate) fn connect() {
     report("refused connect", times.collect());
 }
 
-fn direct(size: usize) -> Duration {
+pub(crate) fn direct(size: usize) -> Duration {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let to = listener.local_addr().unwrap();
     let sink = thread::spawn(move || sink(listener.accept().unwrap().0));
@@ -69,7 +73,7 @@ fn direct(size: usize) -> Duration {
     start.elapsed()
 }
 
-fn pour(mut stream: TcpStream, size: usize) {
+pub(crate) fn pour(mut stream: TcpStream, size: usize) {
     let chunk = vec![7; 256 << 10];
     let mut left = size;
     while left > 0 {
@@ -81,7 +85,7 @@ fn pour(mut stream: TcpStream, size: usize) {
     stream.read_to_end(&mut Vec::new()).unwrap();
 }
 
-fn sink(mut stream: TcpStream) -> usize {
+pub(crate) fn sink(mut stream: TcpStream) -> usize {
     let mut buffer = vec![0; 256 << 10];
     let mut all = 0;
     loop {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Names the test (or `holder`) that a child shall be.
+/// Names the test (or `holder` or `target`) that a child shall be.
 pub(crate) const ROLE: &str = "MIRRORD_NETWORK_TEST_ROLE";
 /// A test that takes so long hangs.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -46,6 +46,7 @@ pub(crate) fn skip(reason: &str) -> ! {
 pub(crate) fn main(tests: &[Test]) {
     match env::var(ROLE) {
         Ok(role) if role == "holder" => crate::world::holder_process(),
+        Ok(role) if role == "target" => crate::real_agent::target_process(),
         Ok(role) => (tests.iter().find(|test| test.name == role).expect("a test of this name").run)(),
         Err(_) => all(tests),
     }

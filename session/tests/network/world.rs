@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsFd, OwnedFd},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -44,9 +45,21 @@ pub(crate) fn holder_process() {
     holder::run(control).ok();
 }
 
+/// Whoever plays the target and its agent.
+pub(crate) trait Peer {
+    /// A link to it.
+    async fn link(&self) -> AgentLink;
+}
+
+impl Peer for FakeAgent {
+    async fn link(&self) -> AgentLink {
+        AgentLink::connect(self.endpoint(), TOKEN).await.unwrap()
+    }
+}
+
 /// Everything of one session but the command.
-pub(crate) struct World {
-    pub(crate) agent: FakeAgent,
+pub(crate) struct World<A: Peer = FakeAgent> {
+    pub(crate) agent: A,
     pub(crate) link: AgentLink,
     pub(crate) events: Events,
     pub(crate) handle: NetworkHandle,
@@ -65,6 +78,19 @@ impl World {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        let addresses: [IpAddr; 2] = [V4.parse().unwrap(), V6.parse().unwrap()];
+        Self::around(|dir| FakeAgent::start(dir, &addresses).unwrap(), change)
+    }
+
+    /// Subscribes one port explicitly.
+    pub(crate) fn with_port(remote: u16, local: u16, mode: Mode) -> Self {
+        Self::with(|config| config.incoming.ports = vec![PortSpec { remote, local, mode }])
+    }
+}
+
+impl<A: Peer> World<A> {
+    /// With the agent that `agent` starts; it may keep its files in the folder.
+    pub(crate) fn around(agent: impl FnOnce(&Path) -> A, change: impl FnOnce(&mut Config)) -> Self {
         let (holder, child) = start_holder();
         let programs = Programs::new(&holder);
         let mut config = Config::default();
@@ -73,11 +99,10 @@ impl World {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let dir = TempDir::new().unwrap();
-        let addresses: [IpAddr; 2] = [V4.parse().unwrap(), V6.parse().unwrap()];
         let (events, taps) = (Events::new(), Taps::default());
         let (agent, link, network) = runtime.block_on(async {
-            let agent = FakeAgent::start(dir.path(), &addresses).unwrap();
-            let link = AgentLink::connect(agent.endpoint(), TOKEN).await.unwrap();
+            let agent = agent(dir.path());
+            let link = agent.link().await;
             let spec = NetworkSpec {
                 incoming: config.incoming,
                 outgoing: config.outgoing,
@@ -106,11 +131,6 @@ impl World {
             _dir: dir,
             child,
         }
-    }
-
-    /// Subscribes one port explicitly.
-    pub(crate) fn with_port(remote: u16, local: u16, mode: Mode) -> Self {
-        Self::with(|config| config.incoming.ports = vec![PortSpec { remote, local, mode }])
     }
 
     pub(crate) fn run<T>(&self, future: impl Future<Output = T>) -> T {
@@ -153,7 +173,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl<A: Peer> Drop for World<A> {
     fn drop(&mut self) {
         self.shut_down();
         self.child.kill().ok();
