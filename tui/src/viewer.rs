@@ -9,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use mirrord_protocol::session::v1::{
-    Event, EventsRequest, Exit, HistogramsRequest, SessionInfo, SignalRequest, State, WatchRequest,
-    session_client::SessionClient,
+    Event, EventBatch, EventsRequest, Exit, HistogramsRequest, SessionInfo, SignalRequest, State,
+    WatchRequest, session_client::SessionClient,
 };
 use mirrord_session::{jsonl, spec::SessionSpec, starter, summary};
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,6 +29,8 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 pub(crate) struct Output {
     form: Form,
     to: Option<File>,
+    /// Rows that were not read in time, as far as they have been told.
+    dropped: u64,
 }
 
 #[derive(Debug)]
@@ -41,41 +43,59 @@ enum Form {
 impl Output {
     /// Lines for people; `verbose` adds processes, file operations and the connections below the requests.
     pub(crate) fn text(to: Option<File>, verbose: bool) -> Self {
-        Self { form: Form::Text(Listing::new(verbose)), to }
+        Self { form: Form::Text(Listing::new(verbose)), to, dropped: 0 }
     }
 
     /// One JSON object per line.
     pub(crate) fn jsonl(to: Option<File>) -> Self {
-        Self { form: Form::Jsonl, to }
+        Self { form: Form::Jsonl, to, dropped: 0 }
     }
 
     /// Nothing but failures.
     pub(crate) fn silent() -> Self {
-        Self { form: Form::Silent, to: None }
+        Self { form: Form::Silent, to: None, dropped: 0 }
     }
 
-    fn event(&mut self, event: &Event) {
-        let line = match &mut self.form {
+    /// Writes what a batch brings, at once: a busy session must not wait for a system call per row.
+    fn batch(&mut self, batch: &EventBatch) {
+        let mut text = String::new();
+        if let Some(lost @ 1..) = batch.dropped.checked_sub(self.dropped) {
+            self.dropped = batch.dropped;
+            match self.form {
+                Form::Silent => {}
+                Form::Text(_) => text += &format!("mirrord-tui: {lost} events came too fast to be shown\n"),
+                Form::Jsonl => text += &format!("{}\n", jsonl::encode_gap(lost)),
+            }
+        }
+        for event in &batch.events {
+            if let Some(line) = self.line_of(event) {
+                text += &line;
+                text.push('\n');
+            }
+        }
+        self.write(&text);
+    }
+
+    fn line_of(&mut self, event: &Event) -> Option<String> {
+        match &mut self.form {
             Form::Silent => None,
             Form::Text(listing) => listing.line(event),
             Form::Jsonl => Some(jsonl::encode(event)),
-        };
-        if let Some(line) = line {
-            self.line(&line);
         }
     }
 
     /// Text that is not an event: only for people.
     fn note(&mut self, text: &str) {
         if matches!(self.form, Form::Text(_)) {
-            text.lines().map(|line| format!("mirrord-tui: {line}")).for_each(|line| self.line(&line));
+            let lines: String = text.lines().map(|line| format!("mirrord-tui: {line}\n")).collect();
+            self.write(&lines);
         }
     }
 
-    fn line(&mut self, line: &str) {
+    fn write(&mut self, text: &str) {
         let written = match &mut self.to {
-            Some(file) => writeln!(file, "{line}"),
-            None => writeln!(io::stderr().lock(), "{line}"),
+            Some(file) => file.write_all(text.as_bytes()),
+            None => io::stderr().lock().write_all(text.as_bytes()),
         };
         // Nobody reads along any more, or the disk is full: the session matters more than its listing.
         if written.is_err() {
@@ -154,7 +174,7 @@ async fn follow(
             }
             batch = events.message(), if open => match batch {
                 Ok(Some(batch)) => {
-                    batch.events.iter().for_each(|event| output.event(event));
+                    output.batch(&batch);
                     seen = seen.max(batch.last_seq);
                 }
                 Ok(None) | Err(_) => open = false,
@@ -180,7 +200,7 @@ fn ended(info: &SessionInfo) -> Result<Option<Exit>> {
 }
 
 async fn last_events(
-    events: &mut Streaming<mirrord_protocol::session::v1::EventBatch>,
+    events: &mut Streaming<EventBatch>,
     output: &mut Output,
     mut seen: u64,
     info: &SessionInfo,
@@ -189,7 +209,7 @@ async fn last_events(
     let rest = async {
         while seen < last {
             let Ok(Some(batch)) = events.message().await else { return };
-            batch.events.iter().for_each(|event| output.event(event));
+            output.batch(&batch);
             seen = seen.max(batch.last_seq);
         }
     };
