@@ -110,12 +110,11 @@ fn a_remote_server_that_never_reads() {
         let address = format!("{}:7000", server.ip);
         let shop = place.world.pod("shop", &[], &[&place.tool, "clerk", "80", "shop", "/dev/null"]);
         shop.wait_listening(80);
-        let script = "\"$0\" flood \"$1\" & \"$0\" post \"$2\" 1000; wait";
+        let script = "sleep 600 | \"$0\" flood \"$1\" & \"$0\" post \"$2\" 1000; wait";
         let shop = format!("{}:80", shop.ip);
-        let session = place.world.exec(
-            &["-t", &place.target.target()],
-            &["sh", "-c", &format!("{script} </dev/zero"), &place.tool, &address, &shop],
-        );
+        let session = place
+            .world
+            .exec(&["-t", &place.target.target()], &["sh", "-c", script, &place.tool, &address, &shop]);
         session.wait_line("shop 1");
         session.wait_line("written");
         small(&session.family());

@@ -17,11 +17,18 @@ pub(crate) struct EventLog {
     /// The beginning of a line of which the end is not written yet.
     partial: Vec<u8>,
     events: BTreeMap<u64, Value>,
+    /// Rows that the stream says it left out.
+    lost: u64,
 }
 
 impl EventLog {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), read: 0, partial: Vec::new(), events: BTreeMap::new() }
+        Self { path: path.to_owned(), read: 0, partial: Vec::new(), events: BTreeMap::new(), lost: 0 }
+    }
+
+    /// Rows that were left out so far because the session was too busy for its reader.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
     }
 
     /// All events until now, by number.
@@ -42,6 +49,10 @@ impl EventLog {
         for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             let event: Value = serde_json::from_slice(line)
                 .unwrap_or_else(|error| panic!("{error} in the event {}", String::from_utf8_lossy(line)));
+            if let Some(lost) = event["gap"].as_u64() {
+                self.lost += lost;
+                continue;
+            }
             let seq = event["seq"].as_u64().expect("an event has a number");
             self.events.insert(seq, event);
         }

@@ -159,6 +159,14 @@ impl<'world> Session<'world> {
         self.log.lock().expect("no test panics here").update().values().cloned().collect()
     }
 
+    /// Rows that the stream of events left out so far.
+    #[must_use]
+    pub fn lost_rows(&self) -> u64 {
+        let mut log = self.log.lock().expect("no test panics here");
+        log.update();
+        log.lost()
+    }
+
     /// Waits for an event that satisfies `condition`.
     ///
     /// # Panics

@@ -1,4 +1,4 @@
-//! Clients at full speed: many connections that stay open, and one thread that opens a new connection for every request. Each
+//! Clients at full speed: many connections that stay open, and a few threads that open a new connection for every request. Each
 //! request has an id of its own, and the answer must carry it.
 
 use std::{
@@ -20,6 +20,9 @@ use crate::clerk::Head;
 /// An answer that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// Threads that open a new connection for every request.
+const COMERS: usize = 8;
+
 /// What all customers share.
 #[derive(Debug, Default)]
 struct Shop {
@@ -38,7 +41,9 @@ pub(super) fn run(address: SocketAddr, connections: usize, log: &str) -> Result<
         for _ in 0..connections {
             scope.spawn(|| shop.note(shop.stay(address)));
         }
-        scope.spawn(|| shop.note(shop.come_and_go(address)));
+        for _ in 0..COMERS {
+            scope.spawn(|| shop.note(shop.come_and_go(address)));
+        }
         println!("asking");
         let ended = std::io::stdin().read_to_end(&mut Vec::new());
         shop.closing.store(true, Ordering::Relaxed);
