@@ -180,7 +180,7 @@ impl session_server::Session for Api {
     async fn stop(&self, request: Request<wire::StopRequest>) -> Result<Response<wire::StopReply>, Status> {
         let kill = request.into_inner().kill;
         // A full queue or a closed one: it is ending already.
-        let _ending_already = self.stop_tx.try_send(Stop::Asked { kill });
+        self.stop_tx.try_send(Stop::Asked { kill }).ok();
         Ok(Response::new(wire::StopReply {}))
     }
 }

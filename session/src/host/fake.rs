@@ -6,17 +6,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::sleep;
+use mirrord_protocol::session::v1 as wire;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    requests::{Command, Reply},
-    world::*,
-    *,
+    driver::{self, Desk, End, Stop},
+    requests::{Command, Denied, Reply},
+    status::Status,
+    world::{Ended, Failure, Inputs, LayerEvent, Owned, Parts, Up, World},
 };
 use crate::{agent_link::LinkStatus, config::Mode, events::Events, http::HttpTaps, jsonl::Header};
-use mirrord_protocol::session::v1 as wire;
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 
 /// What goes wrong.
 #[derive(Clone, Debug, Default)]

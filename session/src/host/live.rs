@@ -188,7 +188,7 @@ impl Parts for Live {
         });
         Box::pin(async move {
             restart.await?;
-            let _nobody_waits = restarted_tx.send(());
+            restarted_tx.send(()).ok();
             Ok(())
         })
     }

@@ -117,7 +117,7 @@ pub(super) fn watch_owner(
         while matches!(owner.read(&mut buffer).await, Ok(read) if read > 0) {}
         tracing::info!("the owner has gone");
         // Closed: the session has ended before.
-        let _ended_before = stop_tx.send(Stop::OwnerGone).await;
+        stop_tx.send(Stop::OwnerGone).await.ok();
     })
 }
 
