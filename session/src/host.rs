@@ -10,10 +10,12 @@
 
 mod agent;
 mod bring_up;
+mod desk;
 mod driver;
 #[cfg(test)]
 mod fake;
 mod live;
+mod orphans;
 mod process;
 mod processes;
 mod replay;
@@ -40,12 +42,12 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 use self::{
     bring_up::LocalWorld,
-    driver::{Desk, End},
+    desk::{Desk, End},
     process::Inherited,
     status::Status,
 };
 pub(crate) use self::{
-    driver::Stop,
+    desk::Stop,
     process::run_holder,
     requests::{Command, Denied, Reason, Reply},
     terminal::Terminal,
@@ -106,6 +108,7 @@ fn host(dir: &Path) -> Result<(), HostError> {
     // Read before the runtime's signal handlers change it.
     let ignored_signals = process::ignored_signals();
     let inherited = Inherited::take()?;
+    orphans::adopt();
     let spec = std::fs::read(dir.join(SPEC_FILE)).map_err(HostError::ReadSpec)?;
     let spec: SessionSpec = serde_json::from_slice(&spec).map_err(HostError::ParseSpec)?;
     let stdio = process::take_standard().map_err(HostError::Standard)?;
@@ -161,6 +164,7 @@ async fn session(
         command: process::arguments(&spec),
         header: header(&spec),
         record: spec.record.clone(),
+        recorder: None,
         dir: dir.to_owned(),
     };
     let world = LocalWorld { spec, dir: dir.to_owned(), events, taps, stdio, ignored_signals };

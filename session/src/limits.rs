@@ -220,8 +220,8 @@ pub const AGENT_RESTARTS: u32 = 1;
 pub const RELEASE_PORTS: Duration = Duration::from_secs(2);
 /// How long the tree may take to be gone after SIGKILL; longer only when a process hangs in the kernel.
 pub const KILL_GRACE: Duration = Duration::from_secs(2);
-/// How long supervisor and holder may take to end once their links are closed.
-pub const HELPERS_STOP: Duration = Duration::from_secs(2);
+/// How long supervisor and holder may take to end once their links are closed, [`ORPHANS_STOP`] included.
+pub const HELPERS_STOP: Duration = Duration::from_secs(3);
 /// What a step of the shutdown may take longer than the deadline that it has itself.
 pub const SHUTDOWN_SLACK: Duration = Duration::from_secs(1);
 /// How long a replayed request may take.
@@ -255,3 +255,7 @@ pub const HOST_THREADS: usize = 8;
 /// glibc's allocator in a session host: buffers of relays stay in the heap instead of being unmapped and faulted in again for every
 /// chunk (3 GiB relayed: 10 000 instead of 200 000 page faults, 15 % less CPU), and at most 16 MiB of it lie idle per arena.
 pub const HOST_ALLOCATOR: &str = "glibc.malloc.trim_threshold=16777216:glibc.malloc.mmap_threshold=4194304";
+/// How long what is left of the process tree may take to be gone after SIGKILL.
+pub const ORPHANS_STOP: Duration = Duration::from_secs(1);
+/// How often it is looked at meanwhile.
+pub const ORPHANS_LOOK: Duration = Duration::from_millis(5);

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     agent::Agent,
     live::{Launching, Live},
+    process::KEEP_LOG,
     resolve,
     world::{Failure, Inputs, Up, World},
 };
@@ -178,10 +179,7 @@ impl Steps {
         };
         tracing::debug!(step = name, us = started.elapsed().as_micros(), "bring-up step");
         result.unwrap_or_else(|_| {
-            Err(Failure::new(
-                format!("{name} took longer than {} s", STEP_TIMEOUT.as_secs()),
-                "is the machine very busy? See host.log and agent.log in the session's folder",
-            ))
+            Err(Failure::new(format!("{name} took longer than {} s", STEP_TIMEOUT.as_secs()), KEEP_LOG))
         })
     }
 
@@ -197,7 +195,7 @@ impl Steps {
         let (endpoint, token) = (process.endpoint.clone(), process.token.clone());
         let agent = Agent::new(process, pid, world.dir.clone());
         let connected = self.step("connecting to the agent", async {
-            let hint = "see agent.log in the session's folder";
+            let hint = KEEP_LOG;
             let link =
                 AgentLink::connect(endpoint, &token).await.map_err(|error| Failure::caused(&error, hint))?;
             let environment = if world.spec.config.env.enabled {
@@ -350,5 +348,5 @@ fn serve_supervisor(control: SeqPacket) -> Result<(Holder, OwnedFd), Failure> {
 }
 
 fn broken(error: &JoinError) -> Failure {
-    Failure::caused(error, "this is an error of the program; see host.log in the session's folder")
+    Failure::caused(error, KEEP_LOG)
 }

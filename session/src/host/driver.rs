@@ -14,76 +14,32 @@
 //! Inputs, by priority: stop; layer; agent; processes of ours that ended; ports and listeners; finished jobs; requests; timers. A
 //! busy input cannot starve a stop, and each handler is short: whatever waits for somebody is a job.
 
-use std::{collections::BTreeMap, future::Future, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use mirrord_protocol::session::v1 as wire;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    desk::{Desk, End, Stop, refuse_early},
+    process::KEEP_LOG,
     processes::Processes,
     replay,
     requests::{Admission, Command, Denied, Phase, Reason, Reply},
     shutdown,
     silence::Silence,
-    status::{Status, agent_link},
+    status::agent_link,
     world::{Ended, Failure, Inputs, LayerEvent, Parts, Up, World},
 };
 use crate::{
     agent_link::{LinkState, LinkStatus},
     config::Mode,
-    events::Events,
-    http::HttpTaps,
-    jsonl::Header,
     limits::{AGENT_RESTARTS, STATUS_TICK, STEP_TIMEOUT, TREE_SETTLE},
-    recording::Recorder,
 };
-
-/// Why the session shall end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stop {
-    /// A viewer asked; `kill`: without SIGTERM first.
-    Asked { kill: bool },
-    /// A signal came.
-    Signal,
-    /// The one for whom the session runs has gone.
-    OwnerGone,
-}
-
-/// What the driver needs beside the parts.
-#[derive(Debug)]
-pub(crate) struct Desk {
-    pub(crate) status: Status,
-    pub(crate) events: Events,
-    pub(crate) taps: HttpTaps,
-    /// viewers --requests--> driver
-    pub(crate) commands_rx: mpsc::Receiver<Command>,
-    /// viewers, signals, owner --stop--> driver
-    pub(crate) stop_rx: mpsc::Receiver<Stop>,
-    /// The command line, for the process list.
-    pub(crate) command: Vec<bytes::Bytes>,
-    /// First line of recordings.
-    pub(crate) header: Header,
-    /// Recording from the start.
-    pub(crate) record: Option<PathBuf>,
-    /// Removed at the end, before the last word to viewers.
-    pub(crate) dir: PathBuf,
-}
-
-/// How a session ended.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum End {
-    /// Nothing of the command is left.
-    Done,
-    /// Somebody wanted it.
-    Stopped(Stop),
-    /// Something went wrong.
-    Failed(Failure),
-}
 
 /// Whether the loop goes on.
 enum Next {
@@ -99,7 +55,6 @@ pub(super) struct Driver<P> {
     pub(super) admission: Admission,
     pub(super) processes: Processes,
     pub(super) jobs: JoinSet<Done>,
-    pub(super) recorder: Option<Recorder>,
     silence: Silence,
     switching: BTreeMap<u32, wire::Mode>,
     diagnoses: BTreeMap<u32, String>,
@@ -131,23 +86,16 @@ pub(super) enum Done {
 /// Runs a session to its end. The final state is also the last one in the status.
 pub(crate) async fn run<W: World>(world: W, mut desk: Desk) -> End {
     let mut admission = Admission::new();
-    let mut recorder = None;
-    if let Some(path) = desk.record.take() {
-        match Recorder::start(&path, &desk.header, &desk.events) {
-            Ok(started) => {
-                desk.status.change(|info| info.recording = path.display().to_string());
-                recorder = Some(started);
-            }
-            Err(error) => {
-                let failure = Failure::caused(&error, "name another file with --record");
-                return shutdown::without_parts(desk, admission, None, End::Failed(failure)).await;
-            }
-        }
+    if let Some(path) = desk.record.take()
+        && let Err(denied) = desk.start_recording(path)
+    {
+        let failure = Failure::new(denied.text, "name another file with --record");
+        return shutdown::without_parts(desk, admission, End::Failed(failure)).await;
     }
     match connect(world, &mut desk, &mut admission).await {
-        Err(end) => shutdown::without_parts(desk, admission, recorder, end).await,
+        Err(end) => shutdown::without_parts(desk, admission, end).await,
         Ok((up, stop)) => {
-            let mut driver = Driver::new(up, desk, admission, recorder);
+            let mut driver = Driver::new(up, desk, admission);
             let end = match stop {
                 Some(stop) => End::Stopped(stop),
                 None => driver.serve().await,
@@ -185,22 +133,13 @@ async fn connect<W: World>(
                 (Err(_), Some(stop)) => Err(End::Stopped(stop)),
                 (Err(failure), None) => Err(End::Failed(failure)),
             },
-            Some(command) = desk.commands_rx.recv() => early(command, admission),
+            Some(command) = desk.commands_rx.recv() => refuse_early(command, admission),
         }
     }
 }
 
-/// A request before there is anything that could carry it out.
-pub(super) fn early(command: Command, admission: &mut Admission) {
-    let denied = admission
-        .admit(command.kind())
-        .err()
-        .unwrap_or_else(|| Denied::new(Reason::NotNow, "the session is not running yet"));
-    command.deny(denied);
-}
-
 impl<P: Parts> Driver<P> {
-    fn new(up: Up<P>, desk: Desk, admission: Admission, recorder: Option<Recorder>) -> Self {
+    fn new(up: Up<P>, desk: Desk, admission: Admission) -> Self {
         let (attachment, reason) = up.attachment;
         desk.status.change(|info| {
             info.attachment = attachment;
@@ -213,7 +152,6 @@ impl<P: Parts> Driver<P> {
             desk,
             admission,
             jobs: JoinSet::new(),
-            recorder,
             silence: Silence::default(),
             switching: BTreeMap::new(),
             diagnoses: BTreeMap::new(),
@@ -325,7 +263,7 @@ impl<P: Parts> Driver<P> {
             self.tree = false;
             return Next::End(End::Failed(Failure::new(
                 "the supervisor of the command has ended, and the command with it",
-                "see host.log in the session's folder; `mirrord-tui doctor` tells what this machine allows",
+                KEEP_LOG,
             )));
         };
         let before = self.exit.is_some();
@@ -337,7 +275,7 @@ impl<P: Parts> Driver<P> {
                 Next::Continue
             }
             LayerEvent::NotStarted { errno, operation } => {
-                Next::End(End::Failed(not_started(&self.desk.command, errno, &operation)))
+                Next::End(End::Failed(Failure::not_started(&self.desk.command, errno, &operation)))
             }
             LayerEvent::TreeEmpty => Next::End(End::Done),
             LayerEvent::Exit { command: true, .. } if !before => {
@@ -371,7 +309,7 @@ impl<P: Parts> Driver<P> {
         match self.deadline.take() {
             Some((_, Deadline::Launch)) => Next::End(End::Failed(Failure::new(
                 format!("the command was not started within {} s", STEP_TIMEOUT.as_secs()),
-                "see host.log in the session's folder",
+                KEEP_LOG,
             ))),
             Some((_, Deadline::Settle)) => {
                 self.remaining();
@@ -433,7 +371,7 @@ impl<P: Parts> Driver<P> {
             }
             Ended::Agent(how) => self.lost(Failure::new(
                 format!("the agent has ended again ({how})"),
-                "see agent.log in the session's folder; somebody or something kills it",
+                "somebody or something kills it: look for its pid in the logs of the machine, e.g. for the OOM killer",
             )),
             Ended::Holder => self.lost(Failure::new(
                 "the holder of the session's network has ended",
@@ -481,10 +419,9 @@ impl<P: Parts> Driver<P> {
                 self.parts.signal(signal, false);
                 drop(reply.send(Ok(())));
             }
-            Command::Record { path, reply } => drop(reply.send(self.record(path).await)),
+            Command::Record { path, reply } => drop(reply.send(self.desk.start_recording(path))),
             Command::StopRecording { reply } => {
-                let finished = finish_recording(&mut self.recorder, &self.desk.status).await;
-                drop(reply.send(finished));
+                drop(reply.send(self.desk.finish_recording().await));
             }
             Command::Replay { request, reply } => {
                 let ports = self.inputs.ports_rx.borrow().clone();
@@ -502,18 +439,6 @@ impl<P: Parts> Driver<P> {
             }
         }
         Next::Continue
-    }
-
-    async fn record(&mut self, path: PathBuf) -> Result<wire::RecordReply, Denied> {
-        if let Some(running) = &self.recorder {
-            let text = format!("the session is being recorded to {} already", running.path().display());
-            return Err(Denied::new(Reason::NotNow, text));
-        }
-        let recorder = Recorder::start(&path, &self.desk.header, &self.desk.events)
-            .map_err(|error| Denied::new(Reason::Failed, Failure::caused(&error, "").text))?;
-        self.recorder = Some(recorder);
-        self.desk.status.change(|info| info.recording = path.display().to_string());
-        Ok(wire::RecordReply { path: path.into_os_string().into_encoded_bytes().into(), events: 0 })
     }
 
     fn done(&mut self, done: Result<Done, tokio::task::JoinError>) -> Next {
@@ -534,29 +459,6 @@ impl<P: Parts> Driver<P> {
     }
 }
 
-/// Ends a recording, if there is one.
-pub(super) async fn finish_recording(
-    recorder: &mut Option<Recorder>,
-    status: &Status,
-) -> Result<wire::RecordReply, Denied> {
-    let Some(recorder) = recorder.take() else {
-        return Err(Denied::new(Reason::NotFound, "the session is not being recorded"));
-    };
-    let path = recorder.path().to_owned();
-    let finished = tokio::time::timeout(STEP_TIMEOUT, recorder.finish()).await;
-    status.change(|info| info.recording.clear());
-    match finished {
-        Ok(Ok(events)) => {
-            Ok(wire::RecordReply { path: path.into_os_string().into_encoded_bytes().into(), events })
-        }
-        Ok(Err(error)) => Err(Denied::new(Reason::Failed, Failure::caused(&error, "").text)),
-        Err(_) => {
-            let text = format!("the last events could not be written to {} in time", path.display());
-            Err(Denied::new(Reason::Failed, text))
-        }
-    }
-}
-
 /// Waits until the deadline, or for ever.
 fn at(deadline: Option<Instant>) -> impl Future<Output = ()> {
     // A year: `select!` needs a future in either case.
@@ -569,38 +471,4 @@ fn wire_mode(mode: Mode) -> wire::Mode {
         Mode::Steal => wire::Mode::Steal,
         Mode::Off => wire::Mode::Off,
     }
-}
-
-/// The exit codes of a shell: 127 not found, 126 not executable.
-fn not_started(command: &[bytes::Bytes], errno: i32, operation: &str) -> Failure {
-    let name = command.first().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
-    let (why, hint, code) = match errno {
-        libc::ENOENT => (
-            "it was not found".to_owned(),
-            "check the spelling and PATH; a script needs its interpreter, too",
-            127,
-        ),
-        libc::EACCES => (
-            "it may not be executed".to_owned(),
-            "check its permissions (chmod +x), and that its file system is not mounted noexec",
-            126,
-        ),
-        libc::ENOEXEC => (
-            "it is not a program of this machine".to_owned(),
-            "a script needs a first line such as #!/bin/sh",
-            126,
-        ),
-        libc::E2BIG => (
-            "its environment and arguments are too large".to_owned(),
-            "take less from the target: env.include or env.exclude in the configuration",
-            126,
-        ),
-        errno => (
-            format!("{operation}: {}", std::io::Error::from_raw_os_error(errno)),
-            "`mirrord-tui doctor` tells what this machine allows",
-            126,
-        ),
-    };
-    let exit = wire::Exit { code, error: why.clone(), ..wire::Exit::default() };
-    Failure { exit: Some(exit), ..Failure::new(format!("`{name}` cannot be started: {why}"), hint) }
 }

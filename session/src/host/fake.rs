@@ -14,7 +14,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    driver::{self, Desk, End, Stop},
+    desk::{Desk, End, Stop},
+    driver,
     requests::{Command, Denied, Reply},
     status::Status,
     world::{Ended, Failure, Inputs, LayerEvent, Owned, Parts, Up, World},
@@ -127,6 +128,7 @@ pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = End>) {
         command: vec!["server".into()],
         header: Header::default(),
         record: None,
+        recorder: None,
         dir: session_dir,
     };
     let stage =

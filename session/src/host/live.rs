@@ -25,6 +25,8 @@ use tokio::{
 use super::{
     agent::{Agent, child_ended},
     bring_up::Children,
+    orphans,
+    process::KEEP_LOG,
     unix_relay::UnixRelays,
     world::{Ended, Failure, LayerEvent, Owned, Parts},
 };
@@ -120,7 +122,7 @@ async fn run_layer(task: LayerTask) {
 
 impl Parts for Live {
     async fn launch(&mut self) -> Result<(), Failure> {
-        let hint = "see host.log in the session's folder";
+        let hint = KEEP_LOG;
         let gone = || Failure::new("the command can be started only once", hint);
         let layer = self.layer.clone().ok_or_else(gone)?;
         let (stdio, launched_tx) =
@@ -238,6 +240,7 @@ impl Parts for Live {
         self.handle = None;
         self.tasks.shutdown().await;
         self.children.end().await;
+        orphans::end().await;
     }
 }
 

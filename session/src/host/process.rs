@@ -5,7 +5,7 @@ use std::{
     future::Future,
     io,
     os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::fs::OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread::available_parallelism,
 };
@@ -20,13 +20,20 @@ use tokio::{
 };
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use super::{HostError, bring_up::HOLDER_CONTROL, driver::Stop};
+use super::{HostError, bring_up::HOLDER_CONTROL, desk::Stop};
 use crate::{
     limits::HOST_THREADS,
     registry::LOG_FILE,
     spec::SessionSpec,
     starter::{LISTENER_FD, LOCK_FD, OWNER_FD},
 };
+
+/// Names a folder in which the logs of session hosts are kept.
+const LOG_DIR_VARIABLE: &str = "MIRRORD_TUI_LOG_DIR";
+
+/// What to do about an error that only the log explains.
+pub(super) const KEEP_LOG: &str =
+    "set MIRRORD_TUI_LOG_DIR to a folder, start the session again and see the log that is kept there";
 
 /// What the starter has handed down beside the standard descriptors.
 #[derive(Debug)]
@@ -60,7 +67,7 @@ pub(crate) fn run_holder() -> u8 {
 
 /// Sends the log to the session's folder: the standard error is the command's.
 pub(super) fn log_to(dir: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(dir.join(LOG_FILE))?;
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(log_path(dir))?;
     let level = std::env::var("MIRRORD_TUI_LOG").unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = fmt::layer().json().with_writer(Arc::new(file)).with_ansi(false);
@@ -70,6 +77,18 @@ pub(super) fn log_to(dir: &Path) -> io::Result<()> {
         tracing::error!(%panic, %backtrace, "panic");
     }));
     Ok(())
+}
+
+/// In the session's folder, which is removed at the end, or where the user wants to keep it.
+fn log_path(dir: &Path) -> PathBuf {
+    match (std::env::var_os(LOG_DIR_VARIABLE), dir.file_name()) {
+        (Some(kept), Some(id)) => {
+            let mut name = id.to_owned();
+            name.push(".host.log");
+            Path::new(&kept).join(name)
+        }
+        _ => dir.join(LOG_FILE),
+    }
 }
 
 /// Takes the standard descriptors for the command and leaves /dev/null in their place: a pipe must see its end when the command

@@ -13,15 +13,13 @@ use std::{future::Future, path::Path, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    driver::{self, Desk, Driver, End, Stop, finish_recording},
+    desk::{Desk, End, Stop, refuse_early},
+    driver::Driver,
     requests::{Admission, Phase},
     world::Parts,
 };
-use crate::{
-    limits::{
-        AGENT_STOP, COMMAND_GRACE, HELPERS_STOP, KILL_GRACE, RELEASE_PORTS, SHUTDOWN_GRACE, SHUTDOWN_SLACK,
-    },
-    recording::Recorder,
+use crate::limits::{
+    AGENT_STOP, COMMAND_GRACE, HELPERS_STOP, KILL_GRACE, RELEASE_PORTS, SHUTDOWN_GRACE, SHUTDOWN_SLACK,
 };
 
 /// Ends a session that was up.
@@ -42,7 +40,7 @@ pub(super) async fn run<P: Parts>(mut driver: Driver<P>, end: End) -> End {
         end_tree(&mut driver, end == End::Stopped(Stop::Asked { kill: true })).await;
     }
     driver.publish_exit();
-    let Driver { mut parts, mut desk, mut admission, mut inputs, recorder, .. } = driver;
+    let Driver { mut parts, mut desk, mut admission, mut inputs, .. } = driver;
     let drain = SHUTDOWN_GRACE + SHUTDOWN_SLACK;
     step(&mut desk, &mut admission, "draining connections", drain, parts.drain()).await;
     step(&mut desk, &mut admission, "stopping the agent", AGENT_STOP + SHUTDOWN_SLACK, parts.stop_agent())
@@ -50,24 +48,19 @@ pub(super) async fn run<P: Parts>(mut driver: Driver<P>, end: End) -> End {
     step(&mut desk, &mut admission, "removing the session's network", HELPERS_STOP, parts.stop_helpers())
         .await;
     inputs.layer_rx.close();
-    without_parts(desk, admission, recorder, end).await
+    without_parts(desk, admission, end).await
 }
 
 /// The steps that every session ends with, also one that never came up.
-pub(super) async fn without_parts(
-    mut desk: Desk,
-    mut admission: Admission,
-    mut recorder: Option<Recorder>,
-    end: End,
-) -> End {
+pub(super) async fn without_parts(mut desk: Desk, mut admission: Admission, end: End) -> End {
     admission.enter(Phase::Draining);
     if let End::Failed(failure) = &end {
         tracing::error!(text = failure.text, hint = failure.hint, "the session has failed");
     }
-    if recorder.is_some() {
+    if desk.recorder.is_some() {
         // The path stays in the last information: it is where the recording is.
         let path = desk.status.watch().borrow().recording.clone();
-        if let Err(denied) = finish_recording(&mut recorder, &desk.status).await {
+        if let Err(denied) = desk.finish_recording().await {
             desk.events.warn(denied.text, "the recording is not whole");
         }
         desk.status.change(|info| info.recording = path);
@@ -75,7 +68,7 @@ pub(super) async fn without_parts(
     desk.events.close();
     desk.commands_rx.close();
     while let Ok(command) = desk.commands_rx.try_recv() {
-        driver::early(command, &mut admission);
+        refuse_early(command, &mut admission);
     }
     admission.enter(Phase::Ended);
     remove(&desk.dir);
@@ -126,7 +119,7 @@ async fn tree_ends<P: Parts>(driver: &mut Driver<P>, limit: Duration) -> bool {
             Ok(Input::Layer(Some(event))) => driver.observe(event),
             // Without a supervisor there is no tree: it takes it along.
             Ok(Input::Layer(None)) => driver.tree = false,
-            Ok(Input::Command(command)) => driver::early(command, &mut driver.admission),
+            Ok(Input::Command(command)) => refuse_early(command, &mut driver.admission),
             Ok(Input::Stop(Some(Stop::Asked { .. } | Stop::Signal))) => return false,
             Ok(Input::Stop(Some(Stop::OwnerGone))) => {}
             Ok(Input::Stop(None)) => return false,
@@ -156,7 +149,7 @@ async fn step(
         tokio::select! {
             biased;
             done = &mut work => break done,
-            Some(command) = desk.commands_rx.recv() => driver::early(command, admission),
+            Some(command) = desk.commands_rx.recv() => refuse_early(command, admission),
         }
     };
     match done {

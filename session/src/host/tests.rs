@@ -7,7 +7,7 @@ use mirrord_protocol::session::v1 as wire;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    driver::{End, Stop},
+    desk::{End, Stop},
     fake::{Faults, STEPS, Stage, stage},
     requests::{Command, Reason},
     world::{Ended, LayerEvent},

@@ -151,6 +151,40 @@ impl Failure {
         Self::new(text, hint)
     }
 
+    /// The exit codes of a shell: 127 not found, 126 not executable.
+    pub(crate) fn not_started(command: &[bytes::Bytes], errno: i32, operation: &str) -> Self {
+        let name = command.first().map(|name| String::from_utf8_lossy(name).into_owned()).unwrap_or_default();
+        let (why, hint, code) = match errno {
+            libc::ENOENT => (
+                "it was not found".to_owned(),
+                "check the spelling and PATH; a script needs its interpreter, too",
+                127,
+            ),
+            libc::EACCES => (
+                "it may not be executed".to_owned(),
+                "check its permissions (chmod +x), and that its file system is not mounted noexec",
+                126,
+            ),
+            libc::ENOEXEC => (
+                "it is not a program of this machine".to_owned(),
+                "a script needs a first line such as #!/bin/sh",
+                126,
+            ),
+            libc::E2BIG => (
+                "its environment and arguments are too large".to_owned(),
+                "take less from the target: env.include or env.exclude in the configuration",
+                126,
+            ),
+            errno => (
+                format!("{operation}: {}", io::Error::from_raw_os_error(errno)),
+                "`mirrord-tui doctor` tells what this machine allows",
+                126,
+            ),
+        };
+        let exit = wire::Exit { code, error: why.clone(), ..wire::Exit::default() };
+        Self { exit: Some(exit), ..Self::new(format!("`{name}` cannot be started: {why}"), hint) }
+    }
+
     pub(crate) fn cancelled() -> Self {
         Self { cancelled: true, ..Self::new("the session was stopped while it came up", "") }
     }
