@@ -104,10 +104,11 @@ pub(crate) fn run(dir: &Path) -> u8 {
 }
 
 fn host(dir: &Path) -> Result<(), HostError> {
+    // Before anything is opened: a number that was not handed down would be somebody else's by then.
+    let inherited = Inherited::take()?;
     process::log_to(dir).map_err(HostError::Log)?;
     // Read before the runtime's signal handlers change it.
     let ignored_signals = process::ignored_signals();
-    let inherited = Inherited::take()?;
     orphans::adopt();
     let spec = std::fs::read(dir.join(SPEC_FILE)).map_err(HostError::ReadSpec)?;
     let spec: SessionSpec = serde_json::from_slice(&spec).map_err(HostError::ParseSpec)?;

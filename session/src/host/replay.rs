@@ -1,12 +1,18 @@
 //! Sends a request that was seen before to the local process again, as its client, and records it like any other.
 
-use std::{future::Future, io, net::SocketAddr, time::SystemTime};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::SystemTime,
+};
 
 use mirrord_protocol::session::v1 as wire;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 
 use super::requests::{Denied, Reason};
@@ -122,44 +128,38 @@ impl Prepared {
         connect: impl Future<Output = io::Result<TcpStream>>,
         taps: &HttpTaps,
     ) -> Result<wire::ReplayReply, Denied> {
-        let before = self.events.totals().last_seq;
-        let exchange = timeout(REPLAY_TIMEOUT, self.exchange(connect, taps)).await;
-        match exchange {
-            Err(_) => {
+        let deadline = Instant::now() + REPLAY_TIMEOUT;
+        match self.exchange(deadline, connect, taps).await {
+            Ok(reply) => Ok(reply),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 let text =
                     format!("the local process gave no whole answer within {} s", REPLAY_TIMEOUT.as_secs());
                 Err(Denied::new(Reason::Failed, text))
             }
-            Ok(Err(error)) => {
-                let text =
-                    format!("the request could not be sent to local port {}: {error}", self.local_port);
+            Err(error) => {
+                let text = format!("the request to local port {} failed: {error}", self.local_port);
                 Err(Denied::new(Reason::Failed, text))
             }
-            Ok(Ok(connection)) => Ok(self.found(before, connection)),
         }
     }
 
-    /// The event that the tap made.
-    fn found(&self, after: u64, connection: u64) -> wire::ReplayReply {
-        let last = self.events.totals().last_seq;
-        let mut events = (after + 1..=last).filter_map(|seq| self.events.event(seq));
-        let event =
-            events.find(|event| event.connection == connection && event.kind() == wire::Kind::Request);
-        let status = |event: &wire::Event| match &event.detail {
-            Some(wire::event::Detail::Request(request)) => request.status,
-            _ => 0,
-        };
-        event.map(|event| wire::ReplayReply { seq: event.seq, status: status(&event) }).unwrap_or_default()
-    }
-
+    /// Sends the request and reads until its response is whole: a server need not close the connection, though it is asked to.
     async fn exchange(
         &self,
+        deadline: Instant,
         connect: impl Future<Output = io::Result<TcpStream>>,
         taps: &HttpTaps,
-    ) -> io::Result<u64> {
-        let mut stream = connect.await?;
+    ) -> io::Result<wire::ReplayReply> {
+        let mut stream = timeout_at(deadline, async {
+            let mut stream = connect.await?;
+            stream.write_all(&self.bytes).await?;
+            io::Result::Ok(stream)
+        })
+        .await??;
         // Replays have numbers from the other end, so that they never meet those of the network.
-        let connection = u64::MAX - self.events.totals().last_seq;
+        static NEXT: AtomicU64 = AtomicU64::new(u64::MAX);
+        let connection = NEXT.fetch_sub(1, Ordering::Relaxed);
+        let before = self.events.totals().last_seq;
         let mut tap = taps.tap(TapContext {
             direction: wire::Direction::Incoming,
             mode: wire::Mode::Unspecified,
@@ -169,21 +169,42 @@ impl Prepared {
             mid_stream: false,
         });
         tap.client(now_ns(), &self.bytes);
-        stream.write_all(&self.bytes).await?;
+        let seq = self.emitted(before, connection);
         let mut buffer = vec![0; RELAY_CHUNK];
         loop {
-            let read = stream.read(&mut buffer).await;
-            match read {
-                Ok(0) => break tap.closed(now_ns(), false),
+            let event = seq.and_then(|seq| self.events.event(seq));
+            match event {
+                Some(event) if !event.pending => return Ok(reply(&event)),
+                Some(_) => {}
+                // It has left the ring already: a busy session.
+                None => return Ok(wire::ReplayReply::default()),
+            }
+            let read = timeout_at(deadline, stream.read(&mut buffer)).await;
+            match read.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(0) => tap.closed(now_ns(), false),
                 Ok(read) => tap.server(now_ns(), buffer.get(..read).unwrap_or_default()),
                 Err(error) => {
-                    tap.closed(now_ns(), true);
+                    tap.closed(now_ns(), error.kind() == io::ErrorKind::ConnectionReset);
                     return Err(error);
                 }
             }
         }
-        Ok(connection)
     }
+
+    /// The event that the tap has made.
+    fn emitted(&self, after: u64, connection: u64) -> Option<u64> {
+        let last = self.events.totals().last_seq;
+        let mut events = (after + 1..=last).filter_map(|seq| self.events.event(seq));
+        events.find(|event| event.connection == connection).map(|event| event.seq)
+    }
+}
+
+fn reply(event: &wire::Event) -> wire::ReplayReply {
+    let status = match &event.detail {
+        Some(wire::event::Detail::Request(request)) => request.status,
+        _ => 0,
+    };
+    wire::ReplayReply { seq: event.seq, status }
 }
 
 fn now_ns() -> u64 {
@@ -212,5 +233,60 @@ mod tests {
         assert_eq!(String::from_utf8(bytes).unwrap(), wanted);
         assert!(message("GET", "/a b", "", &[], b"").is_err());
         assert!(message("GET", "/a", "", &[header("a", "b\r\nc: d", false)], b"").is_err());
+    }
+
+    fn seen(events: &Events, path: &str) -> wire::ReplayRequest {
+        let seq = events.emit(wire::Event {
+            kind: wire::Kind::Request.into(),
+            detail: Some(wire::event::Detail::Request(wire::Request {
+                direction: wire::Direction::Incoming.into(),
+                port: 80,
+                method: "GET".to_owned(),
+                path: path.to_owned(),
+                ..wire::Request::default()
+            })),
+            ..wire::Event::default()
+        });
+        wire::ReplayRequest { seq, ..wire::ReplayRequest::default() }
+    }
+
+    #[tokio::test]
+    async fn the_answer_ends_it_and_not_the_connection() {
+        let events = Events::new();
+        let taps = HttpTaps::new(events.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let request = seen(&events, "/items/1");
+        let prepared = prepare(&events, &request, &[]).unwrap();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = [0; 512];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 418 X\r\nContent-Length: 2\r\n\r\nhi").await.unwrap();
+            // Kept open.
+            stream
+        };
+        let (reply, _stream) = tokio::join!(prepared.send(TcpStream::connect(address), &taps), serve);
+        let reply = reply.unwrap();
+        assert_eq!((reply.status, reply.seq), (418, request.seq + 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_says_nothing_is_given_up() {
+        let events = Events::new();
+        let taps = HttpTaps::new(events.clone());
+        let request = seen(&events, "/slow");
+        let prepared = prepare(&events, &request, &[]).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connecting = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        connecting.set_nonblocking(true).unwrap();
+        let connect = async { TcpStream::from_std(connecting) };
+        let denied = prepared.send(connect, &taps).await.unwrap_err();
+        assert!(denied.text.contains("no whole answer"), "{denied:?}");
+        assert!(!events.event(request.seq + 1).unwrap().pending, "its event has ended, too");
+        let refused = prepare(&events, &request, &[]).unwrap();
+        let denied =
+            refused.send(async { Err(io::ErrorKind::ConnectionRefused.into()) }, &taps).await.unwrap_err();
+        assert!(denied.text.contains("connection refused"), "{denied:?}");
     }
 }
