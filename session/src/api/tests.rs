@@ -196,6 +196,22 @@ async fn the_terminal_is_shown_and_typed_into() {
 }
 
 #[tokio::test]
+async fn a_viewer_that_comes_late_still_hears_the_end() {
+    let (stage, session) = stage(Faults { step_fails: Some(0), ..Faults::default() });
+    drop(Box::pin(session).await);
+    let (path, served) = served(&stage, None);
+    let (info, ()) = tokio::join!(
+        async {
+            let mut client = connect_socket("test", &path).await.unwrap();
+            let mut infos = client.watch(wire::WatchRequest {}).await.unwrap().into_inner();
+            infos.message().await.unwrap().unwrap()
+        },
+        served.finish()
+    );
+    assert_eq!((info.state(), info.hint.as_str()), (wire::State::Failed, "mend it"));
+}
+
+#[tokio::test]
 async fn a_viewer_that_stays_does_not_keep_the_host() {
     let (stage, session) = stage(Faults::default());
     drop(session);

@@ -128,11 +128,17 @@ impl Parts for Live {
         let (stdio, launched_tx) =
             self.launching.stdio.take().zip(self.launched_tx.take()).ok_or_else(gone)?;
         let launch = self.launching.message();
+        // execvp(3) says EACCES when a folder of PATH may not be looked into; a shell says that there is no such command.
+        let exists = self.launching.executable().is_file();
         self.tasks.spawn(async move {
             let event = match layer.launch(launch, &stdio).await {
                 Ok(Started { pid, errno: 0, .. }) => LayerEvent::Started { pid },
                 Ok(Started { errno, operation, .. }) => {
-                    LayerEvent::NotStarted { errno: i32::try_from(errno).unwrap_or(libc::EIO), operation }
+                    let errno = match i32::try_from(errno).unwrap_or(libc::EIO) {
+                        libc::EACCES if !exists => libc::ENOENT,
+                        errno => errno,
+                    };
+                    LayerEvent::NotStarted { errno, operation }
                 }
                 Err(error) => {
                     tracing::error!(%error, "launch");
@@ -267,7 +273,7 @@ impl Launching {
         let variable = |name: &str| self.spec.environment.get(std::ffi::OsStr::new(name));
         let home = variable("HOME").map_or_else(|| Path::new("/root"), Path::new);
         let temporary = variable("TMPDIR").map_or_else(|| Path::new("/tmp"), Path::new);
-        let executable = self.executable(variable("PATH").map(std::ffi::OsString::as_os_str));
+        let executable = self.executable();
         let places = Places { home, cwd: &self.spec.cwd, executable: &executable, temporary };
         let mode = match self.spec.config.files.mode {
             FileMode::Local => PathMode::Local,
@@ -278,7 +284,8 @@ impl Launching {
     }
 
     /// Where the command lies: as written when it has a slash, else in PATH.
-    fn executable(&self, path: Option<&std::ffi::OsStr>) -> PathBuf {
+    fn executable(&self) -> PathBuf {
+        let path = self.spec.environment.get(std::ffi::OsStr::new("PATH"));
         let Some(name) = self.spec.command.first().map(Path::new) else { return PathBuf::new() };
         if name.components().count() > 1 {
             return self.spec.cwd.join(name);
