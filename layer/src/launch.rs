@@ -226,7 +226,7 @@ impl Command {
         process::set_mask(self.blocked_signals).map_err(|error| LaunchError::new("sigprocmask", error))
     }
 
-    fn join_group(&self) -> Result<(), (&'static str, rustix::io::Errno)> {
+    fn join_group(&self) -> Result<(), (&'static str, Errno)> {
         if self.new_session {
             return rustix::process::setsid().map(drop).map_err(|error| ("setsid", error));
         }

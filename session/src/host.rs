@@ -13,7 +13,7 @@ mod bring_up;
 mod desk;
 mod driver;
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
 mod live;
 mod orphans;
 mod process;

@@ -133,8 +133,11 @@ fn ask_target(target: &str) {
 /// Number and status of the last request that has ended.
 async fn last_request(client: &mut Client) -> (u64, u32) {
     let kinds = vec![wire::Kind::Request.into()];
-    let mut events =
-        client.events(wire::EventsRequest { kinds, follow: true, from_seq: 0 }).await.unwrap().into_inner();
+    let mut events = client
+        .events(wire::EventsRequest { kinds, follow: true, from_seq: 0, bodies: false })
+        .await
+        .unwrap()
+        .into_inner();
     let found = timeout(LIMIT, async {
         loop {
             let batch = events.message().await.unwrap().expect("the session goes on");

@@ -122,7 +122,7 @@ async fn events_resume_follow_and_come_without_bodies() {
         assert_eq!(body(&whole).data, "secret");
 
         let from_seq = rows.last().unwrap().seq;
-        let follow = wire::EventsRequest { from_seq, follow: true, kinds };
+        let follow = wire::EventsRequest { from_seq, follow: true, kinds, bodies: false };
         let mut later = client.events(follow).await.unwrap().into_inner();
         assert_eq!(later.message().await.unwrap().unwrap().events[0].seq, from_seq);
         let pending = stage.events.emit(wire::Event { pending: true, ..request(9) });
