@@ -124,7 +124,7 @@ impl Starting {
         });
         let count = match received {
             Ok(received) => received.bytes,
-            Err(rustix::io::Errno::AGAIN) => return Report::None,
+            Err(Errno::AGAIN) => return Report::None,
             Err(_) => 0,
         };
         let mut descriptors = control.drain().filter_map(|part| match part {

@@ -12,10 +12,7 @@ const FORBIDDEN: [(&str, &[&str]); 6] = [
         "mirrord-protocol",
         &["mirrord-netns", "mirrord-layer", "mirrord-session", "mirrord-agent", "mirrord-tui"],
     ),
-    (
-        "mirrord-netns",
-        &["tokio", "tonic", "mirrord-session", "mirrord-layer", "mirrord-agent", "kube", "ratatui"],
-    ),
+    ("mirrord-netns", &["mirrord-session", "mirrord-layer", "mirrord-agent", "kube", "ratatui"]),
     ("mirrord-layer", &["mirrord-netns", "mirrord-session", "mirrord-agent", "kube", "ratatui"]),
     ("mirrord-agent", &["mirrord-session", "mirrord-layer", "kube", "ratatui", "clap"]),
     ("mirrord-session", &["mirrord-agent", "mirrord-tui", "ratatui", "crossterm", "clap"]),
