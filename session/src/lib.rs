@@ -6,6 +6,7 @@ pub mod agent_link;
 pub mod agent_process;
 mod api;
 mod async_fd;
+pub mod cluster;
 pub mod config;
 pub mod doctor;
 pub mod env;

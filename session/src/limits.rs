@@ -72,6 +72,15 @@ pub const RELAY_EVENTS: usize = 256;
 /// System calls that one direction of a carried connection may take before others have their turn.
 pub const RELAY_TURN: usize = 32;
 
+// ---- clusters
+
+/// TCP connect to an API server: a round trip anywhere on earth takes 0.4 s, two lost SYNs 3 s.
+pub const CLUSTER_CONNECT: Duration = Duration::from_secs(5);
+/// One call to an API server. It gives up on a slow webhook or etcd after 10 s itself; retries of 429 and 503 fit in.
+pub const CLUSTER_CALL: Duration = Duration::from_secs(10);
+/// Programs that give credentials: some open a browser, and a human types there.
+pub const CLUSTER_CREDENTIALS: Duration = Duration::from_secs(60);
+
 // ---- agent link
 
 /// Deadline of a call to the agent that does no more than look something up.

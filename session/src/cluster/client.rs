@@ -1,0 +1,233 @@
+//! The connection to an API server: kubeconfig or in-cluster settings, credentials, and calls with a deadline.
+
+use std::{
+    error::Error,
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use kube::{
+    Client, Config,
+    client::{Body, ClientBuilder, ConfigExt, retry::RetryPolicy},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::oneshot, time::timeout};
+use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
+
+use super::error::ClusterError;
+use crate::limits::{CLUSTER_CALL, CLUSTER_CONNECT, CLUSTER_CREDENTIALS};
+
+/// Which cluster, and where in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterConfig {
+    /// Kubeconfig file; `None`: those in `KUBECONFIG`, else `~/.kube/config`, else the settings of the pod this runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// Context in it; `None`: the current one.
+    pub context: Option<String>,
+    /// Namespace; `None`: that of the context.
+    pub namespace: Option<String>,
+    /// The API server's certificate is not checked.
+    pub accept_invalid_certificates: bool,
+}
+
+/// A cluster that can be asked. Cloning is cheap.
+#[derive(Clone)]
+pub struct Cluster {
+    /// Client of the API.
+    pub client: Client,
+    /// Namespace that names without one mean.
+    pub namespace: String,
+    /// Name of the context; `in-cluster` when there is no kubeconfig.
+    pub context: String,
+    /// Address of the API server.
+    pub server: String,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { client: _, namespace, context, server } = self;
+        f.debug_struct("Cluster")
+            .field("namespace", namespace)
+            .field("context", context)
+            .field("server", server)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Prepares the connection. Programs that give credentials run here; the API server is not asked yet.
+///
+/// # Errors
+/// When there are no usable settings, or no credentials within [`CLUSTER_CREDENTIALS`].
+pub async fn connect(wanted: &ClusterConfig) -> Result<Cluster, ClusterError> {
+    let (mut config, context) = settings(wanted).await?;
+    config.accept_invalid_certs |= wanted.accept_invalid_certificates;
+    let command = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
+    let namespace = wanted.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
+    let runtime = tokio::runtime::Handle::current();
+    // kube runs the program that gives credentials and blocks meanwhile. A thread of its own, and not one of the runtime's, may be
+    // left behind at the deadline without holding up the end of the process.
+    let (done_tx, done_rx) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _guard = runtime.enter();
+        // The receiver has gone at the deadline.
+        drop(done_tx.send(client(config)));
+    });
+    let built = match timeout(CLUSTER_CREDENTIALS, done_rx).await {
+        Ok(Ok(built)) => built,
+        Ok(Err(gone)) => Err(gone.into()),
+        Err(_) => {
+            let server = command.unwrap_or_else(|| "the preparation of the connection".to_owned());
+            let action = format!("give credentials for context `{context}`");
+            return Err(ClusterError::Deadline { action, server, limit: CLUSTER_CREDENTIALS });
+        }
+    };
+    match (built, command) {
+        (Ok(client), _) => Ok(Cluster { client, namespace, context, server }),
+        (Err(source), Some(command)) => Err(ClusterError::Credentials { context, command, source }),
+        (Err(source), None) => Err(ClusterError::Prepare { context, source }),
+    }
+}
+
+impl Cluster {
+    /// Waits for an answer of the API server, at most [`CLUSTER_CALL`]. `action` completes "the API server did not ...".
+    ///
+    /// # Errors
+    /// What went wrong, sorted by what the user can do about it.
+    pub async fn call<T>(
+        &self,
+        action: impl fmt::Display + Send,
+        answer: impl Future<Output = kube::Result<T>> + Send,
+    ) -> Result<T, ClusterError> {
+        self.call_within(CLUSTER_CALL, action, answer).await
+    }
+
+    /// As [`Self::call`], with another deadline.
+    ///
+    /// # Errors
+    /// What went wrong, sorted by what the user can do about it.
+    pub async fn call_within<T>(
+        &self,
+        limit: Duration,
+        action: impl fmt::Display + Send,
+        answer: impl Future<Output = kube::Result<T>> + Send,
+    ) -> Result<T, ClusterError> {
+        match timeout(limit, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(self.failed(action.to_string(), error)),
+            Err(_) => {
+                Err(ClusterError::Deadline { action: action.to_string(), server: self.server.clone(), limit })
+            }
+        }
+    }
+
+    /// Sorts an error of the client.
+    pub(crate) fn failed(&self, action: String, error: kube::Error) -> ClusterError {
+        let (server, context) = (self.server.clone(), self.context.clone());
+        match error {
+            kube::Error::Api(status) => {
+                let code = status.code;
+                let source = status.message.into();
+                match code {
+                    401 => ClusterError::Unauthorized { server, context, source },
+                    403 => ClusterError::Forbidden { action, context, source },
+                    _ => ClusterError::Api { action, server, source },
+                }
+            }
+            kube::Error::Service(source) => ClusterError::Unreachable { action, server, source },
+            kube::Error::HyperError(source) => {
+                ClusterError::Unreachable { action, server, source: source.into() }
+            }
+            kube::Error::Auth(source) => ClusterError::Credentials {
+                context,
+                command: "the credentials program".to_owned(),
+                source: source.into(),
+            },
+            other => ClusterError::Api { action, server, source: other.into() },
+        }
+    }
+}
+
+/// Reads the settings; gives the context's name along.
+async fn settings(wanted: &ClusterConfig) -> Result<(Config, String), ClusterError> {
+    let files = kubeconfig_files(wanted.kubeconfig.as_deref());
+    let existing: Vec<PathBuf> = files.iter().filter(|file| file.exists()).cloned().collect();
+    if existing.is_empty() {
+        if wanted.kubeconfig.is_none() && wanted.context.is_none() {
+            return match Config::incluster() {
+                Ok(config) => Ok((config, "in-cluster".to_owned())),
+                Err(source) => Err(ClusterError::NoKubeconfig { looked: files, source: source.into() }),
+            };
+        }
+        let source = Kubeconfig::read_from(files.first().map_or(Path::new(""), PathBuf::as_path));
+        let source = source.err().unwrap_or(kube::config::KubeconfigError::FindPath);
+        return Err(ClusterError::Kubeconfig { files, source: source.into() });
+    }
+    let unusable = |source| ClusterError::Kubeconfig { files: existing.clone(), source: Box::new(source) };
+    // As kubectl does it: files that do not exist are passed over, and the first to name a thing wins.
+    let merge = |all: Kubeconfig, file: &PathBuf| all.merge(Kubeconfig::read_from(file)?);
+    let kubeconfig = existing.iter().try_fold(Kubeconfig::default(), merge).map_err(unusable)?;
+    let known: Vec<String> = kubeconfig.contexts.iter().map(|context| context.name.clone()).collect();
+    let current = kubeconfig.current_context.clone().filter(|context| !context.is_empty());
+    let Some(context) = wanted.context.clone().or(current) else {
+        return Err(ClusterError::NoContext { files: existing, known });
+    };
+    if !known.contains(&context) {
+        return Err(ClusterError::UnknownContext { files: existing, context, known });
+    }
+    let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(unusable)?;
+    Ok((config, context))
+}
+
+/// The files of the kubeconfig, whether they exist or not.
+fn kubeconfig_files(named: Option<&Path>) -> Vec<PathBuf> {
+    if let Some(path) = named {
+        return vec![path.to_owned()];
+    }
+    let listed: Vec<PathBuf> = std::env::var_os("KUBECONFIG")
+        .map(|list| std::env::split_paths(&list).filter(|path| !path.as_os_str().is_empty()).collect())
+        .unwrap_or_default();
+    if listed.is_empty() {
+        std::env::home_dir().map(|home| home.join(".kube/config")).into_iter().collect()
+    } else {
+        listed
+    }
+}
+
+/// Whether there are settings of a cluster at all, without reading them.
+#[must_use]
+pub fn is_configured(wanted: &ClusterConfig) -> bool {
+    wanted.kubeconfig.is_some()
+        || wanted.context.is_some()
+        || kubeconfig_files(None).iter().any(|file| file.exists())
+        || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}
+
+/// kube's own stack of layers, but over a connector with TCP_NODELAY: without it each new port-forward waits 40 ms for an
+/// acknowledgement that the kernel of the API server delays.
+fn client(config: Config) -> Result<Client, Box<dyn Error + Send + Sync>> {
+    if config.proxy_url.is_some() {
+        return Ok(ClientBuilder::try_from(config)?.build());
+    }
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CLUSTER_CONNECT));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .layer(RetryLayer::new(RetryPolicy::server_retry()))
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
