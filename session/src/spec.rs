@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{config::Config, target::Target};
+use crate::{cluster::ClusterConfig, config::Config, target::Target};
 
 /// Everything that the session host needs to know at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct SessionSpec {
     pub id: String,
     /// What is impersonated.
     pub target: Target,
+    /// Cluster and namespace of a cluster target.
+    #[serde(default)]
+    pub cluster: ClusterConfig,
     /// Effective configuration.
     pub config: Config,
     /// The command and its arguments; never empty.
@@ -51,6 +54,7 @@ impl SessionSpec {
         Ok(Self {
             id: new_id(),
             target,
+            cluster: ClusterConfig::default(),
             config,
             command,
             cwd: std::env::current_dir()?,
@@ -110,6 +114,7 @@ mod tests {
         let spec = SessionSpec {
             id: "a1".to_owned(),
             target: Target::Local("shop".to_owned()),
+            cluster: ClusterConfig::default(),
             config: Config::default(),
             command: vec!["run".into(), odd.clone()],
             cwd: "/tmp".into(),

@@ -35,7 +35,7 @@ pub struct TargetError {
 }
 
 /// Kinds of cluster objects that can be targets, with mirrord's short forms.
-const CLUSTER_KINDS: [(&str, &str); 20] = [
+const CLUSTER_KINDS: [(&str, &str); 27] = [
     ("pod", "pod"),
     ("po", "pod"),
     ("deployment", "deployment"),
@@ -54,7 +54,13 @@ const CLUSTER_KINDS: [(&str, &str); 20] = [
     ("rollout", "rollout"),
     ("pods", "pod"),
     ("deployments", "deployment"),
+    ("statefulsets", "statefulset"),
+    ("daemonsets", "daemonset"),
+    ("replicasets", "replicaset"),
+    ("jobs", "job"),
+    ("cronjobs", "cronjob"),
     ("services", "service"),
+    ("rollouts", "rollout"),
     ("label", "label"),
 ];
 
@@ -63,17 +69,25 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
         let error = |reason| TargetError { text: text.to_owned(), reason };
-        let mut parts = text.split('/');
-        let (Some(kind), Some(name)) = (parts.next(), parts.next().filter(|name| !name.is_empty())) else {
+        let Some((kind, rest)) = text.split_once('/').filter(|(_, rest)| !rest.is_empty()) else {
             return Err(error("write KIND/NAME, for example local/shop, pid/4711 or pod/api-0"));
         };
+        let kind = kind.to_ascii_lowercase();
+        if kind == "label" {
+            return label(rest)
+                .ok_or_else(|| error("after label/ a selector must follow, for example app=shop"));
+        }
+        let mut parts = rest.split('/');
+        let name = parts.next().unwrap_or_default();
         let rest: Vec<&str> = parts.collect();
         let container = match rest.as_slice() {
             [] => None,
             ["container", container] if !container.is_empty() => Some((*container).to_owned()),
             _ => return Err(error("after KIND/NAME only /container/NAME may follow")),
         };
-        let kind = kind.to_ascii_lowercase();
+        if name.is_empty() {
+            return Err(error("after the kind and / a name must follow"));
+        }
         if let Some((_, kind)) = CLUSTER_KINDS.iter().find(|(short, _)| *short == kind) {
             return Ok(Self::Cluster { kind: (*kind).to_owned(), name: name.to_owned(), container });
         }
@@ -90,10 +104,22 @@ impl FromStr for Target {
                 .map(Self::Pid)
                 .ok_or_else(|| error("after pid/ a process number must follow")),
             _ => Err(error(
-                "the kind before / must be local, pid, container, pod, deployment, statefulset, daemonset, replicaset, job, cronjob, service or rollout",
+                "the kind before / must be local, pid, container, pod, deployment, statefulset, daemonset, replicaset, job, cronjob, service, rollout or label",
             )),
         }
     }
+}
+
+/// `SELECTOR[/container/NAME]`; keys of labels hold slashes themselves.
+fn label(text: &str) -> Option<Target> {
+    let (name, container) = match text.rsplit_once("/container/") {
+        Some((name, container)) => (name, Some(container)),
+        None => (text, None),
+    };
+    let fits = !name.is_empty()
+        && container.is_none_or(|container| !container.is_empty() && !container.contains('/'));
+    let (name, container) = (name.to_owned(), container.map(str::to_owned));
+    fits.then(|| Target::Cluster { kind: "label".to_owned(), name, container })
 }
 
 impl fmt::Display for Target {
@@ -130,7 +156,14 @@ mod tests {
 
     #[test]
     fn what_is_printed_parses_to_the_same() {
-        for text in ["local/shop", "pid/12", "container/ab12", "pod/api-0", "deployment/api/container/web"] {
+        for text in [
+            "local/shop",
+            "pid/12",
+            "container/ab12",
+            "pod/api-0",
+            "deployment/api/container/web",
+            "label/app.kubernetes.io/name=shop,tier!=db/container/web",
+        ] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
         assert_eq!("deploy/api".parse::<Target>().unwrap().to_string(), "deployment/api");
@@ -148,6 +181,8 @@ mod tests {
             "pod/a/b",
             "pod/a/container/",
             "local/a/container/b",
+            "label/",
+            "label/a=b/container/",
         ] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }

@@ -1,5 +1,6 @@
 //! The command line: what there is and how it is called. One file per command below.
 
+mod cluster;
 mod config;
 mod doctor;
 mod exec;

@@ -36,6 +36,20 @@ pub struct ClusterConfig {
     pub accept_invalid_certificates: bool,
 }
 
+impl ClusterConfig {
+    /// These settings, and where they say nothing, the others.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            kubeconfig: self.kubeconfig.or(other.kubeconfig),
+            context: self.context.or(other.context),
+            namespace: self.namespace.or(other.namespace),
+            accept_invalid_certificates: self.accept_invalid_certificates
+                || other.accept_invalid_certificates,
+        }
+    }
+}
+
 /// A cluster that can be asked. Cloning is cheap.
 #[derive(Clone)]
 pub struct Cluster {

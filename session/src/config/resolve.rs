@@ -13,7 +13,10 @@ use super::{
     },
     shapes::{List, Shorthand},
 };
-use crate::target::{Target, TargetError};
+use crate::{
+    cluster::ClusterConfig,
+    target::{Target, TargetError},
+};
 
 /// What flags say; `None` and empty leave the file's value.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +39,8 @@ pub struct Flags {
     pub no_publish: bool,
     /// `--env K=V`.
     pub env: Vec<(String, String)>,
+    /// `--kubeconfig`, `--context`, `--namespace`, `--accept-invalid-certificates`.
+    pub cluster: ClusterConfig,
 }
 
 /// What a session is started with.
@@ -43,12 +48,8 @@ pub struct Flags {
 pub struct Resolved {
     /// The target, if any was named.
     pub target: Option<Target>,
-    /// Namespace of a cluster target.
-    pub namespace: Option<String>,
-    /// Kubeconfig file.
-    pub kubeconfig: Option<PathBuf>,
-    /// Context in it.
-    pub kube_context: Option<String>,
+    /// Cluster and namespace of a cluster target.
+    pub cluster: ClusterConfig,
     /// How the agent is started in a cluster.
     pub agent: AgentSection,
     /// The rest.
@@ -135,6 +136,12 @@ pub fn resolve(file: FileConfig, flags: &Flags, base: &Path) -> Result<Resolved,
         config.skip_processes.extend(BUILD_TOOLS.iter().map(|name| (*name).to_owned()));
     }
     let (target, namespace) = target(file.target, &mut warnings)?;
+    let cluster = flags.cluster.clone().or(ClusterConfig {
+        kubeconfig: file.kubeconfig.map(|path| from_home(&path).unwrap_or_else(|| base.join(path))),
+        context: file.kube_context,
+        namespace,
+        accept_invalid_certificates: file.accept_invalid_certificates.unwrap_or(false),
+    });
     env(&mut config, file.feature.env, base, &mut warnings)?;
     files(&mut config, file.feature.fs, &mut warnings)?;
     network(&mut config, file.feature.network, &mut warnings)?;
@@ -142,9 +149,7 @@ pub fn resolve(file: FileConfig, flags: &Flags, base: &Path) -> Result<Resolved,
     check_ports(&config)?;
     Ok(Resolved {
         target: flags.target.clone().or(target),
-        namespace,
-        kubeconfig: file.kubeconfig.map(|path| base.join(path)),
-        kube_context: file.kube_context,
+        cluster,
         agent: file.agent,
         config,
         warnings: warnings.into_iter().map(|key| format!("`{key}` has no effect in this version")).collect(),
@@ -173,6 +178,11 @@ const BUILD_TOOLS: [&str; 19] = [
     "collect2",
     "cargo-watch",
 ];
+
+/// A path that begins with `~/`, from there.
+fn from_home(path: &str) -> Option<PathBuf> {
+    Some(std::env::home_dir()?.join(path.strip_prefix("~/")?))
+}
 
 fn target(
     written: Option<Shorthand<TargetSection>>,

@@ -10,6 +10,7 @@ use mirrord_session::{
     target::Target,
 };
 
+use super::cluster::ClusterArgs;
 use crate::{
     failure::{Hinted, OWN_FAILURE},
     ui,
@@ -19,7 +20,9 @@ use crate::{
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// What the command runs in the context of: local/NAME, pid/N, container/ID.
+    /// What the command runs in the context of: local/NAME, pid/N or container/ID on this machine; pod/NAME, deployment/NAME,
+    /// statefulset/.., daemonset/.., replicaset/.., job/.., cronjob/.., service/.., rollout/.. or label/KEY=VALUE in a cluster, with
+    /// /container/NAME behind it for a certain container.
     #[arg(short, long, env = "MIRRORD_TUI_TARGET")]
     target: Option<Target>,
     /// Take the traffic of the ports over; the target does not see it.
@@ -44,6 +47,8 @@ pub(crate) struct ExecArgs {
     /// Keep all events in this file.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// How the layer is attached to the command.
     #[arg(long, value_enum, default_value_t = Attachment::Auto)]
     layer: Attachment,
@@ -115,6 +120,7 @@ pub(crate) fn run(args: ExecArgs) -> Result<ExitCode> {
     let mut spec = SessionSpec::for_caller(target, resolved.config, args.command.clone())
         .context("find the working directory of the command")?;
     spec.record = args.record.map(std::path::absolute).transpose().context("find the folder of --record")?;
+    spec.cluster = resolved.cluster;
     spec.report_local_files = args.verbose > 1;
     spec.equal_command = equal_command();
     let to = args
@@ -155,6 +161,7 @@ fn resolve(args: &ExecArgs) -> Result<Resolved> {
         no_env: args.no_env,
         no_publish: args.no_publish,
         env: args.env.clone(),
+        cluster: args.cluster.config(),
     };
     let Some(path) = &args.config_file else {
         return Ok(config::resolve(config::file::FileConfig::default(), &flags, std::path::Path::new("."))?);

@@ -33,7 +33,7 @@ fn a_file_of_mirrord_works_and_what_has_no_effect_is_named() {
     }"#;
     let resolved = resolved(text).unwrap();
     assert_eq!(resolved.target.unwrap().to_string(), "deployment/api/container/web");
-    assert_eq!(resolved.namespace.as_deref(), Some("shop"));
+    assert_eq!(resolved.cluster.namespace.as_deref(), Some("shop"));
     let config = resolved.config;
     assert_eq!(config.incoming.ports, [PortSpec { remote: 80, local: 8080, mode: Mode::Steal }]);
     assert_eq!(config.env.include, ["A", "B_*"]);
