@@ -35,7 +35,7 @@ pub struct TargetError {
 }
 
 /// Kinds of cluster objects that can be targets, with mirrord's short forms.
-const CLUSTER_KINDS: [(&str, &str); 27] = [
+const CLUSTER_KINDS: [(&str, &str); 26] = [
     ("pod", "pod"),
     ("po", "pod"),
     ("deployment", "deployment"),
