@@ -80,6 +80,11 @@ pub fn peak_memory(pid: u32) -> u64 {
     kib << 10
 }
 
+/// The children of a process.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    descendants(pid).into_iter().skip(1).filter(|child| parent(*child) == Some(pid)).collect()
+}
+
 /// All processes below `ancestor`, nearest first.
 fn descendants(ancestor: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")

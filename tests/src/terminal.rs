@@ -12,7 +12,7 @@ use rustix::{
     fs::{Mode, OFlags, fchown, open},
     process::{Gid, Uid},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
+    termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
 };
 
 use crate::{
@@ -36,6 +36,11 @@ impl Terminal {
     /// When there is no terminal to be had.
     #[must_use]
     pub fn run(user: User, command: &Command) -> Self {
+        Self::run_in(user, command, "dumb", (80, 24))
+    }
+
+    /// The same in a terminal of this kind (`TERM`), with so many columns and rows.
+    pub(crate) fn run_in(user: User, command: &Command, kind: &str, size: (u16, u16)) -> Self {
         let master =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).expect("own the terminal");
@@ -45,12 +50,14 @@ impl Terminal {
         let line = line.expect("open the terminal");
         let (uid, gid) = (Uid::from_raw(user.uid()), Gid::from_raw(user.uid()));
         fchown(&line, Some(uid), Some(gid)).expect("give the terminal to the user");
+        tcsetwinsize(&master, Winsize { ws_row: size.1, ws_col: size.0, ws_xpixel: 0, ws_ypixel: 0 })
+            .expect("size the terminal");
         let stdio = || Stdio::from(line.try_clone().expect("duplicate the terminal"));
         // setsid(1) takes stdin as its controlling terminal and becomes the program.
         let mut leader = Command::new("setsid");
         leader.arg("--ctty").arg(command.get_program()).args(command.get_args()).env_clear();
         leader.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        leader.env("TERM", "dumb").stdin(stdio()).stdout(stdio()).stderr(stdio());
+        leader.env("TERM", kind).stdin(stdio()).stdout(stdio()).stderr(stdio());
         if let Some(folder) = command.get_current_dir() {
             leader.current_dir(folder);
         }
@@ -86,6 +93,19 @@ impl Terminal {
     #[must_use]
     pub fn shown(&self) -> String {
         text(&self.screen.so_far())
+    }
+
+    /// The bytes that have been shown so far, from the `skip`th on.
+    pub(crate) fn bytes(&self, skip: usize) -> Vec<u8> {
+        self.screen.so_far().split_off(skip)
+    }
+
+    /// How the line is set: echo, line mode, signals.
+    ///
+    /// # Panics
+    /// When the terminal is gone.
+    pub(crate) fn settings(&self) -> Termios {
+        tcgetattr(&self.keyboard).expect("read the terminal's settings")
     }
 
     /// Waits until `needle` has been shown.

@@ -47,7 +47,7 @@ use self::{
     config::Options,
     io::Io,
     model::{Model, Screen, notices::Level},
-    run::{Exit, Inputs},
+    run::{Exit, Inputs, Screen as _},
     services::Machine,
     terminal::Terminal,
 };

@@ -26,6 +26,8 @@ pub(crate) trait Screen {
     fn draw(&mut self, model: &Model) -> io::Result<()>;
     /// Does what only the owner of the terminal can do.
     fn perform(&mut self, effect: &Effect) -> io::Result<()>;
+    /// Columns and rows of the window.
+    fn size(&self) -> (u16, u16);
     /// Returns when the screen has been lost, e.g. to a panic of another thread.
     fn failed(&self) -> impl Future<Output = ()>;
 }
@@ -161,6 +163,15 @@ fn perform(model: &mut Model, screen: &mut impl Screen, to: &mpsc::Sender<Effect
                 let cut =
                     if clipboard::cut(text).len() < text.len() { ", cut to what terminals take" } else { "" };
                 (Level::Done, format!("copied {what}{cut}"))
+            }
+            (Effect::Suspend, Ok(())) => {
+                // Who is not in the foreground is not told of a new size.
+                let (columns, rows) = screen.size();
+                for effect in update(model, Msg::Resize(columns, rows)) {
+                    // The command's terminal: a size that does not get there comes with the next one.
+                    drop(to.try_send(effect));
+                }
+                continue;
             }
             (_, Ok(())) => continue,
             (_, Err(error)) => (Level::Error, format!("the terminal refused: {error}")),

@@ -58,11 +58,6 @@ impl Terminal {
         }
     }
 
-    /// Columns and rows.
-    pub(crate) fn size(&self) -> (u16, u16) {
-        self.inner.size().map_or((80, 24), |size| (size.width, size.height))
-    }
-
     /// To the shell; returns when the shell has brought the program to the front again.
     fn suspend(&mut self) -> io::Result<()> {
         restore();
@@ -115,6 +110,10 @@ impl Screen for Terminal {
             }
             _ => Ok(()),
         }
+    }
+
+    fn size(&self) -> (u16, u16) {
+        self.inner.size().map_or((80, 24), |size| (size.width, size.height))
     }
 
     async fn failed(&self) {
@@ -176,3 +175,6 @@ fn install_hook() {
         PANIC.notify_one();
     }));
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,10 @@ impl Screen for Counter {
         Ok(())
     }
 
+    fn size(&self) -> (u16, u16) {
+        (120, 40)
+    }
+
     async fn failed(&self) {
         std::future::pending().await
     }
