@@ -217,8 +217,17 @@ pub struct NetworkHandle {
     shared: SharedRef,
     ports: watch::Receiver<Vec<wire::Port>>,
     listeners: watch::Receiver<Vec<wire::Listener>>,
-    ending: watch::Receiver<Option<String>>,
+    ending: watch::Receiver<Option<AgentEnding>>,
     requests: Requests,
+}
+
+/// What the agent says of its own end before it comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentEnding {
+    /// Its target has ended, so no other agent can take its place.
+    pub target_ended: bool,
+    /// Why, as one sentence.
+    pub text: String,
 }
 
 impl NetworkHandle {
@@ -236,7 +245,7 @@ impl NetworkHandle {
 
     /// Why the agent is about to end (its target has, or it was told to), as soon as it says so.
     #[must_use]
-    pub fn agent_ending(&self) -> watch::Receiver<Option<String>> {
+    pub fn agent_ending(&self) -> watch::Receiver<Option<AgentEnding>> {
         self.ending.clone()
     }
 

@@ -50,6 +50,27 @@ fn of_all_at_once() {
     killing("all at once", |family| family.all().map(|(_, pid)| pid).to_vec());
 }
 
+/// The other way round: the target goes, and the session says so and ends at once instead of waiting for an agent that is gone.
+#[test]
+fn of_the_target() {
+    for_every_user(|user| {
+        let world = World::new(user);
+        let target = world.pod("target", &[], &["sleep", "600"]);
+        let command = ["sh", "-c", "trap 'echo told; exit 3' TERM; echo up; while :; do sleep 0.1; done"];
+        let session = world.exec(&["-t", &target.target(), "--steal", "-p", "80"], &command);
+        session.wait_line("up");
+        let start = Instant::now();
+        signal(target.pid, Signal::KILL);
+        let ended = session.wait();
+        println!("exec ended {:?} after its target with {}", start.elapsed(), ended.status);
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        assert!(ended.stderr.contains("the target has ended"), "{}", ended.stderr);
+        assert!(ended.stdout.iter().any(|line| line == "told"), "the command was told: {:?}", ended.stdout);
+        assert!(!ended.stderr.contains("starting it again"), "{}", ended.stderr);
+        wait_until("no session is listed", WITHIN, || world.sessions().is_empty());
+    });
+}
+
 fn killing(what: &str, victims: Victims) {
     for_every_user(|user| {
         let world = World::new(user);

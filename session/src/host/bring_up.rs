@@ -118,6 +118,7 @@ impl World for LocalWorld {
                 let inputs = Inputs {
                     layer_rx,
                     agent_rx: link.status(),
+                    ending_rx: network.handle().agent_ending(),
                     ports_rx: network.handle().ports(),
                     listeners_rx: network.handle().listeners(),
                     ended_rx,

@@ -11,7 +11,7 @@
 //! back in the order of [`super::shutdown`]. When the command has ended and other processes of its tree live on, the state stays
 //! Running with the exit set; an owner that leaves then does not end the session.
 //!
-//! Inputs, by priority: stop; layer; agent; processes of ours that ended; ports and listeners; finished jobs; requests; timers. A
+//! Inputs, by priority: stop; layer; agent, with its farewell first; processes of ours that ended; ports and listeners; finished jobs; requests; timers. A
 //! busy input cannot starve a stop, and each handler is short: whatever waits for somebody is a job.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
@@ -39,6 +39,7 @@ use crate::{
     agent_link::{LinkState, LinkStatus},
     config::Mode,
     limits::{AGENT_RESTARTS, STATUS_TICK, STEP_TIMEOUT, TREE_SETTLE},
+    network::AgentEnding,
 };
 
 /// Whether the loop goes on.
@@ -178,6 +179,11 @@ impl<P: Parts> Driver<P> {
                 biased;
                 stop = self.desk.stop_rx.recv() => self.stop(stop.unwrap_or(Stop::OwnerGone)),
                 event = inputs.layer_rx.recv() => self.layer(event),
+                // Before what follows from it: the agent's process and its link end a moment later.
+                Ok(()) = inputs.ending_rx.changed() => {
+                    let ending = inputs.ending_rx.borrow_and_update().clone();
+                    ending.map_or(Next::Continue, |ending| self.agent_ending(ending))
+                }
                 Ok(()) = inputs.agent_rx.changed() => {
                     let link = inputs.agent_rx.borrow_and_update().clone();
                     self.agent(&link)
@@ -337,6 +343,15 @@ impl<P: Parts> Driver<P> {
                 "the target may have ended, or its machine cannot be reached; start the session again",
             ));
         }
+        Next::Continue
+    }
+
+    /// The agent takes leave without being asked. Without its target the session has no sense; otherwise the agent may come back.
+    fn agent_ending(&mut self, ending: AgentEnding) -> Next {
+        if ending.target_ended {
+            return self.lost(Failure::new("the target has ended", "start it again, then the session"));
+        }
+        self.desk.events.warn(format!("the agent is about to end: {}", ending.text), "");
         Next::Continue
     }
 

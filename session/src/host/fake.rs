@@ -20,7 +20,9 @@ use super::{
     status::Status,
     world::{Ended, Failure, Inputs, LayerEvent, Owned, Parts, Up, World},
 };
-use crate::{agent_link::LinkStatus, config::Mode, events::Events, http::HttpTaps, jsonl::Header};
+use crate::{
+    agent_link::LinkStatus, config::Mode, events::Events, http::HttpTaps, jsonl::Header, network::AgentEnding,
+};
 
 /// What goes wrong.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +57,7 @@ pub(crate) struct Stage {
     pub(crate) info: watch::Receiver<wire::SessionInfo>,
     pub(crate) layer_tx: mpsc::Sender<LayerEvent>,
     pub(crate) agent_tx: watch::Sender<LinkStatus>,
+    pub(crate) ending_tx: watch::Sender<Option<AgentEnding>>,
     pub(crate) ports_tx: watch::Sender<Vec<wire::Port>>,
     pub(crate) ended_tx: mpsc::Sender<Ended>,
     pub(crate) commands_tx: mpsc::Sender<Command>,
@@ -101,6 +104,7 @@ pub(crate) struct FakeParts {
 pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = End>) {
     let (layer_tx, layer_rx) = mpsc::channel(64);
     let (agent_tx, agent_rx) = watch::channel(LinkStatus::default());
+    let (ending_tx, ending_rx) = watch::channel(None);
     let (ports_tx, ports_rx) = watch::channel(Vec::new());
     let (listeners_tx, listeners_rx) = watch::channel(Vec::new());
     let (ended_tx, ended_rx) = mpsc::channel(4);
@@ -113,7 +117,7 @@ pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = End>) {
         log: log.clone(),
         faults,
         ports: ports_rx.clone(),
-        inputs: Inputs { layer_rx, agent_rx, ports_rx, listeners_rx, ended_rx },
+        inputs: Inputs { layer_rx, agent_rx, ending_rx, ports_rx, listeners_rx, ended_rx },
         layer_tx: layer_tx.clone(),
         _listeners_tx: listeners_tx,
     };
@@ -131,8 +135,19 @@ pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = End>) {
         recorder: None,
         dir: session_dir,
     };
-    let stage =
-        Stage { log, events, info, layer_tx, agent_tx, ports_tx, ended_tx, commands_tx, stop_tx, dir };
+    let stage = Stage {
+        log,
+        events,
+        info,
+        layer_tx,
+        agent_tx,
+        ending_tx,
+        ports_tx,
+        ended_tx,
+        commands_tx,
+        stop_tx,
+        dir,
+    };
     (stage, driver::run(world, desk))
 }
 

@@ -16,6 +16,7 @@ use crate::{
     agent_link::{LinkState, LinkStatus},
     config::Mode,
     limits::{COMMAND_GRACE, KILL_GRACE, SILENCE},
+    network::AgentEnding,
 };
 
 const ORDER: [&str; 4] = ["release", "drain", "stop agent", "stop helpers"];
@@ -248,6 +249,36 @@ async fn what_cannot_be_replaced_ends_the_session_with_an_explanation() {
     .await;
     assert!(matches!(&end, End::Failed(failure) if failure.text.contains("holder")), "{end:?}");
     assert_order(&stage);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_the_target_ends_the_session_at_once() {
+    let ending = |target_ended, text: &str| Some(AgentEnding { target_ended, text: text.to_owned() });
+    let start = Instant::now();
+    let (stage, end) = play(Faults::default(), |stage| async move {
+        stage.running().await;
+        // Both at once, as it happens with an agent on this machine: what is certain comes first, nothing is started again.
+        stage.ending_tx.send_replace(ending(true, "the target's process has ended"));
+        stage.ended_tx.send(Ended::Agent("exit status: 0".to_owned())).await.unwrap();
+    })
+    .await;
+    assert!(matches!(&end, End::Failed(failure) if failure.text == "the target has ended"), "{end:?}");
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(stage.log.has("signal 15 tree") && !stage.log.has("restart agent"));
+    assert_order(&stage);
+    assert_ended(&stage, wire::State::Failed);
+
+    let (stage, end) = play(Faults::default(), |stage| async move {
+        stage.running().await;
+        stage.ending_tx.send_replace(ending(false, "the agent was told to end by a signal"));
+        stage.ended_tx.send(Ended::Agent("exit status: 0".to_owned())).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        stage.command_exits(0, 0).await;
+    })
+    .await;
+    assert_eq!(end, End::Done, "an agent that was told to end is replaced");
+    assert!(stage.log.has("restart agent"));
+    assert!(stage.warnings().iter().any(|text| text.contains("told to end by a signal")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{agent_link::LinkStatus, config::Mode};
+use crate::{agent_link::LinkStatus, config::Mode, network::AgentEnding};
 
 /// A future that owns what it needs.
 pub(crate) type Owned<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -43,6 +43,8 @@ pub(crate) struct Inputs {
     pub(crate) layer_rx: mpsc::Receiver<LayerEvent>,
     /// agent link --state--> driver
     pub(crate) agent_rx: watch::Receiver<LinkStatus>,
+    /// network --why the agent is about to end--> driver
+    pub(crate) ending_rx: watch::Receiver<Option<AgentEnding>>,
     /// network --facts of ports--> driver
     pub(crate) ports_rx: watch::Receiver<Vec<wire::Port>>,
     /// network --listening sockets--> driver

@@ -66,8 +66,11 @@ pub(crate) fn toggle() {
     wait_for("the warning", || world.warnings().contains(&"the ring was too small".to_owned()).then_some(()));
     assert_eq!(*world.handle.agent_ending().borrow(), None);
     assert!(world.run(world.agent.script.notice(Kind::TargetEnded, "the target has ended")));
-    wait_for("the end", || {
-        world.handle.agent_ending().borrow().clone().filter(|why| why == "the target has ended")
+    let said = wait_for("the end", || world.handle.agent_ending().borrow().clone());
+    assert_eq!((said.target_ended, said.text.as_str()), (true, "the target has ended"));
+    assert!(world.run(world.agent.script.notice(Kind::Ending, "by a signal")));
+    wait_for("another reason", || {
+        world.handle.agent_ending().borrow().clone().filter(|said| !said.target_ended)
     });
 }
 

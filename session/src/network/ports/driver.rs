@@ -25,7 +25,7 @@ use crate::{
     agent_link::{LinkError, LinkState},
     config::Mode,
     limits::{AGENT_RETRY_MIN, LISTENER_SCAN},
-    network::{NetworkError, publish::Publisher, shared::SharedRef},
+    network::{AgentEnding, NetworkError, publish::Publisher, shared::SharedRef},
 };
 
 /// What the driver is asked.
@@ -50,7 +50,7 @@ pub(in crate::network) struct Driver {
     pub(in crate::network) destroyed: AsyncFd<DestroyEvents>,
     pub(in crate::network) ports_tx: watch::Sender<Vec<wire::Port>>,
     /// driver --why the agent ends--> host
-    pub(in crate::network) ending_tx: watch::Sender<Option<String>>,
+    pub(in crate::network) ending_tx: watch::Sender<Option<AgentEnding>>,
     wishes: HashMap<u64, Wish>,
     next_wish: u64,
 }
@@ -66,7 +66,7 @@ impl Driver {
         requests_rx: mpsc::Receiver<Request>,
         destroyed: AsyncFd<DestroyEvents>,
         ports_tx: watch::Sender<Vec<wire::Port>>,
-        ending_tx: watch::Sender<Option<String>>,
+        ending_tx: watch::Sender<Option<AgentEnding>>,
     ) -> Self {
         let ports = Ports::new(shared.incoming.clone());
         Self {
@@ -201,8 +201,9 @@ impl Driver {
     fn notice(&self, notice: agent::AgentNotice) {
         use agent::agent_notice::Kind;
         match notice.kind() {
-            Kind::TargetEnded | Kind::Ending => {
-                self.ending_tx.send_replace(Some(notice.text));
+            kind @ (Kind::TargetEnded | Kind::Ending) => {
+                let target_ended = kind == Kind::TargetEnded;
+                self.ending_tx.send_replace(Some(AgentEnding { target_ended, text: notice.text }));
             }
             Kind::Warning | Kind::Unspecified => self.shared.events.warn(notice.text, ""),
         }
