@@ -4,8 +4,13 @@
 
 pub mod client;
 pub mod error;
+mod mesh;
 pub mod pod;
+pub mod resolve;
+mod workload;
 
 pub use client::{Cluster, ClusterConfig, connect};
 pub use error::ClusterError;
-pub use pod::{TargetPod, Which, resolve};
+pub use mesh::Mesh;
+pub use pod::TargetPod;
+pub use resolve::{Which, resolve};

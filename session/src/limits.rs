@@ -81,6 +81,11 @@ pub const CLUSTER_CALL: Duration = Duration::from_secs(10);
 /// Programs that give credentials: some open a browser, and a human types there.
 pub const CLUSTER_CREDENTIALS: Duration = Duration::from_secs(60);
 
+/// Pods in one page of a list: kubectl's own size.
+pub const CLUSTER_PAGE: u32 = 500;
+/// Pods that are looked through in one list; clusters are tested up to 150,000, and a screen that long helps nobody.
+pub const CLUSTER_PODS: usize = 10_000;
+
 // ---- agent link
 
 /// Deadline of a call to the agent that does no more than look something up.

@@ -1,16 +1,14 @@
-//! A pod as a target: which container of it, where it runs, and whether it can be a target now.
+//! A pod as a target: which container of it, where it runs, and whether it can be a target now. Pure: what the API said goes in.
 
 use std::{collections::BTreeMap, fmt};
 
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Node, Pod};
-use kube::Api;
+use k8s_openapi::{
+    api::core::v1::{Container, ContainerStatus, Pod, Probe},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
 use serde::{Deserialize, Serialize};
 
-use super::{
-    client::Cluster,
-    error::{ClusterError, PodRefused},
-};
-use crate::target::Target;
+use super::{error::PodRefused, mesh::Mesh};
 
 /// One container of one running pod: what an agent needs to know about its target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +35,14 @@ pub struct TargetPod {
     pub phase: String,
     /// Address of the pod.
     pub ip: String,
+    /// When it was created, milliseconds since the epoch.
+    pub created_ms: i64,
+    /// All its containers are ready.
+    pub ready: bool,
+    /// It uses the network of its node.
+    pub host_network: bool,
+    /// The mesh whose proxy takes its traffic.
+    pub mesh: Option<Mesh>,
     /// All containers that run side by side, sidecars included.
     pub containers: Vec<PodContainer>,
     /// Labels of the pod.
@@ -56,16 +62,25 @@ pub struct PodContainer {
     pub ready: bool,
     /// Ports that it declares.
     pub ports: Vec<u16>,
+    /// Ports that the kubelet probes over the network.
+    pub probes: Vec<PortProbe>,
 }
 
-/// How many pods of a workload are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// The best one: ready, and the oldest of those.
-    One,
-    /// All that can be a target.
-    All,
+/// A probe of the kubelet that dials the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortProbe {
+    /// `liveness`, `readiness` or `startup`.
+    pub kind: String,
+    /// Port that is dialled.
+    pub port: u16,
+    /// `GET /path`, `tcp` or `grpc`.
+    pub how: String,
 }
+
+/// Label on everything that a session creates, with [`MANAGER`] as its value.
+pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// Value of [`MANAGED_BY`].
+pub const MANAGER: &str = "mirrord-tui";
 
 /// Why a pod cannot be a target now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +89,8 @@ pub enum Refusal {
     Phase(String),
     /// It is being deleted.
     Deleted,
+    /// It was made by a session for its agent.
+    Agent,
     /// It has no such container.
     NoContainer {
         /// What was asked for.
@@ -95,6 +112,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Phase(phase) => write!(f, "it is {phase} and not Running"),
             Self::Deleted => f.write_str("it is being deleted"),
+            Self::Agent => f.write_str("it is the agent of a session"),
             Self::NoContainer { wanted, .. } => write!(f, "it has no container `{wanted}`"),
             Self::Container { name, state } => write!(f, "its container `{name}` is {state} and not running"),
         }
@@ -110,56 +128,9 @@ impl Refusal {
             Self::Deleted => {
                 "take its successor; a target like deployment/NAME finds it by itself".to_owned()
             }
+            Self::Agent => "take the pod beside which it runs".to_owned(),
             Self::Phase(_) | Self::Container { .. } => "`kubectl describe pod` says why".to_owned(),
         }
-    }
-}
-
-/// Finds the pods that a target means, those that can be targets, best first; never empty.
-///
-/// # Errors
-/// When the target does not exist or has no pod that could be a target, and when the API server does not answer.
-pub async fn resolve(
-    cluster: &Cluster,
-    target: &Target,
-    _which: Which,
-) -> Result<Vec<TargetPod>, ClusterError> {
-    let Target::Cluster { kind, name, container } = target else {
-        let reason = "it is on this machine and not in a cluster".to_owned();
-        return Err(ClusterError::Target { target: target.to_string(), reason });
-    };
-    if kind != "pod" {
-        let reason = format!("{kind} is not supported yet");
-        return Err(ClusterError::Target { target: target.to_string(), reason });
-    }
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let pod = cluster.call(format!("read pod `{name}`"), pods.get_opt(name)).await?.ok_or_else(|| {
-        ClusterError::NotFound {
-            kind: kind.clone(),
-            name: name.clone(),
-            namespace: cluster.namespace.clone(),
-            context: cluster.context.clone(),
-        }
-    })?;
-    let mut found = target_pod(&pod, container.as_deref()).map_err(ClusterError::Pod)?;
-    node_facts(cluster, &mut found).await;
-    Ok(vec![found])
-}
-
-/// Asks for the node's system, where that is allowed.
-async fn node_facts(cluster: &Cluster, pod: &mut TargetPod) {
-    let nodes: Api<Node> = Api::all(cluster.client.clone());
-    let node = cluster.call(format!("read node `{}`", pod.node), nodes.get_opt(&pod.node)).await;
-    let info = match node {
-        Ok(node) => node.and_then(|node| node.status).and_then(|status| status.node_info),
-        Err(error) => {
-            tracing::debug!(%error, "the node may not be read");
-            None
-        }
-    };
-    if let Some(info) = info {
-        pod.node_os = Some(info.operating_system);
-        pod.node_arch = Some(info.architecture);
     }
 }
 
@@ -171,6 +142,9 @@ pub(crate) fn target_pod(pod: &Pod, wanted: Option<&str>) -> Result<TargetPod, P
     let refused = |why| PodRefused { namespace: namespace.clone(), name: name.clone(), why };
     let status = pod.status.clone().unwrap_or_default();
     let phase = status.phase.clone().unwrap_or_else(|| "Unknown".to_owned());
+    if is_agent(pod) {
+        return Err(refused(Refusal::Agent));
+    }
     if meta.deletion_timestamp.is_some() {
         return Err(refused(Refusal::Deleted));
     }
@@ -199,6 +173,10 @@ pub(crate) fn target_pod(pod: &Pod, wanted: Option<&str>) -> Result<TargetPod, P
         node_arch: None,
         phase,
         ip: status.pod_ip.clone().unwrap_or_default(),
+        created_ms: created_ms(pod),
+        ready: pod.spec.iter().flat_map(|spec| &spec.containers).all(|container| ready(&container.name)),
+        host_network: pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false),
+        mesh: Mesh::of(pod),
         containers: long_running(pod)
             .map(|container| pod_container(container, ready(&container.name)))
             .collect(),
@@ -209,6 +187,17 @@ pub(crate) fn target_pod(pod: &Pod, wanted: Option<&str>) -> Result<TargetPod, P
     })
 }
 
+/// When the pod was created, milliseconds since the epoch; 0 when it does not say.
+pub(crate) fn created_ms(pod: &Pod) -> i64 {
+    pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_millisecond())
+}
+
+/// Whether the pod is an agent of a session, of whomever.
+pub(crate) fn is_agent(pod: &Pod) -> bool {
+    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
+    label.is_some_and(|value| value == MANAGER)
+}
+
 fn pod_container(container: &Container, ready: bool) -> PodContainer {
     let ports = container.ports.iter().flatten().filter_map(|port| u16::try_from(port.container_port).ok());
     PodContainer {
@@ -216,7 +205,38 @@ fn pod_container(container: &Container, ready: bool) -> PodContainer {
         image: container.image.clone().unwrap_or_default(),
         ready,
         ports: ports.collect(),
+        probes: probes(container),
     }
+}
+
+fn probes(container: &Container) -> Vec<PortProbe> {
+    let named = |name: &str| {
+        let port = container.ports.iter().flatten().find(|port| port.name.as_deref() == Some(name));
+        port.map(|port| port.container_port)
+    };
+    let number = |port: &IntOrString| match port {
+        IntOrString::Int(port) => Some(*port),
+        IntOrString::String(name) => name.parse().ok().or_else(|| named(name)),
+    };
+    let dialled = |probe: &Probe| {
+        if let Some(http) = &probe.http_get {
+            return Some((number(&http.port)?, format!("GET {}", http.path.as_deref().unwrap_or("/"))));
+        }
+        if let Some(tcp) = &probe.tcp_socket {
+            return Some((number(&tcp.port)?, "tcp".to_owned()));
+        }
+        Some((probe.grpc.as_ref()?.port, "grpc".to_owned()))
+    };
+    let all = [
+        ("liveness", &container.liveness_probe),
+        ("readiness", &container.readiness_probe),
+        ("startup", &container.startup_probe),
+    ];
+    let found = all.into_iter().filter_map(|(kind, probe)| {
+        let (port, how) = dialled(probe.as_ref()?)?;
+        Some(PortProbe { kind: kind.to_owned(), port: u16::try_from(port).ok()?, how })
+    });
+    found.collect()
 }
 
 /// The id without the runtime's name, or the state that the container is in instead of running.
