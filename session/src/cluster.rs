@@ -7,6 +7,8 @@ pub mod error;
 mod mesh;
 pub mod pod;
 pub mod resolve;
+pub mod targets;
+pub mod watch;
 mod workload;
 
 pub use client::{Cluster, ClusterConfig, connect};
@@ -14,3 +16,5 @@ pub use error::ClusterError;
 pub use mesh::Mesh;
 pub use pod::TargetPod;
 pub use resolve::{Which, resolve};
+pub use targets::{ClusterTarget, Scope, list};
+pub use watch::{Seen, Watching, watch};

@@ -86,6 +86,23 @@ pub const CLUSTER_PAGE: u32 = 500;
 /// Pods that are looked through in one list; clusters are tested up to 150,000, and a screen that long helps nobody.
 pub const CLUSTER_PODS: usize = 10_000;
 
+/// Idle time after which TCP asks whether the API server is still there; three answers missing, 5 s apart, end the connection.
+pub const CLUSTER_KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Time between such questions.
+pub const CLUSTER_KEEP_ALIVE_GAP: Duration = Duration::from_secs(5);
+/// How many of them may stay without an answer.
+pub const CLUSTER_KEEP_ALIVE_TRIES: u32 = 3;
+/// Seconds after which the API server ends a watch; it refuses more than 5 minutes of some.
+pub const WATCH_LIFE: u32 = 240;
+/// A watch that says nothing for so long, not even its end, is dead.
+pub const WATCH_SILENCE: Duration = Duration::from_secs(270);
+/// First pause before an interrupted watch is tried again; doubled each time.
+pub const WATCH_RETRY_MIN: Duration = Duration::from_millis(500);
+/// Longest pause before an interrupted watch is tried again.
+pub const WATCH_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Changes that come within this time become one list: a rollout changes dozens of pods at once, and people read slower.
+pub const WATCH_GATHER: Duration = Duration::from_millis(50);
+
 // ---- agent link
 
 /// Deadline of a call to the agent that does no more than look something up.

@@ -21,7 +21,10 @@ use tokio::{sync::oneshot, time::timeout};
 use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
 use super::error::ClusterError;
-use crate::limits::{CLUSTER_CALL, CLUSTER_CONNECT, CLUSTER_CREDENTIALS};
+use crate::limits::{
+    CLUSTER_CALL, CLUSTER_CONNECT, CLUSTER_CREDENTIALS, CLUSTER_KEEP_ALIVE, CLUSTER_KEEP_ALIVE_GAP,
+    CLUSTER_KEEP_ALIVE_TRIES,
+};
 
 /// Which cluster, and where in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,6 +237,9 @@ fn client(config: Config) -> Result<Client, Box<dyn Error + Send + Sync>> {
     connector.enforce_http(false);
     connector.set_nodelay(true);
     connector.set_connect_timeout(Some(CLUSTER_CONNECT));
+    connector.set_keepalive(Some(CLUSTER_KEEP_ALIVE));
+    connector.set_keepalive_interval(Some(CLUSTER_KEEP_ALIVE_GAP));
+    connector.set_keepalive_retries(Some(CLUSTER_KEEP_ALIVE_TRIES));
     let connector = config.rustls_https_connector_with_connector(connector)?;
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()

@@ -148,9 +148,15 @@ async fn object(cluster: &Cluster, kind: &str, name: &str) -> Result<Option<Dyna
     let Some(resource) = workload::resource(kind) else { return Ok(None) };
     let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource);
     let action = format!("read {kind} `{name}` in namespace `{}`", cluster.namespace);
-    match cluster.call(action, api.get_opt(name)).await {
+    let found = async {
+        match api.get_opt(name).await {
+            // A cluster that does not have the kind answers with a 404 of another form.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+            other => other,
+        }
+    };
+    match cluster.call(action, found).await {
         Ok(Some(object)) => Ok(Some(object)),
-        // Also the answer of a cluster that does not have the kind.
         Ok(None) => Err(not_found(cluster, kind, name)),
         Err(error) if error.is_forbidden() => {
             tracing::info!(%error, "its pods are found by their owners");
