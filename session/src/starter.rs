@@ -4,7 +4,7 @@
 //! connected to from the first moment, and a host that dies at once is seen as a closed connection.
 
 use std::{
-    fs::{DirBuilder, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::{
         fd::OwnedFd,
@@ -113,10 +113,7 @@ pub async fn start_session(spec: &SessionSpec) -> Result<Started, StartError> {
 
 async fn start_in(spec: &SessionSpec, dir: &Path) -> Result<Started, StartError> {
     let lock_path = dir.join(LOCK_FILE);
-    let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&lock_path);
-    let lock = lock.map_err(prepare("the lock", &lock_path))?;
-    flock(&lock, FlockOperation::NonBlockingLockExclusive)
-        .map_err(|error| prepare("the lock", &lock_path)(error.into()))?;
+    let lock = locked(&lock_path).map_err(prepare("the lock", &lock_path))?;
     let socket_path = dir.join(SOCKET_FILE);
     let listener = UnixListener::bind(&socket_path).map_err(prepare("the socket", &socket_path))?;
     chmod(&socket_path, Mode::RUSR | Mode::WUSR)
@@ -140,6 +137,16 @@ async fn start_in(spec: &SessionSpec, dir: &Path) -> Result<Started, StartError>
             Err(StartError::Connect(error))
         }
     }
+}
+
+/// Makes a locked file. It has its name only once it is locked: whoever lists the sessions meanwhile takes one with a free lock for
+/// what a killed host has left, and removes it.
+fn locked(path: &Path) -> io::Result<File> {
+    let unnamed = path.with_extension("new");
+    let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unnamed)?;
+    flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+    std::fs::rename(&unnamed, path)?;
+    Ok(lock)
 }
 
 fn spawn(dir: &Path, own_stdio: bool, descriptors: Vec<(OwnedFd, i32)>) -> io::Result<Child> {

@@ -86,7 +86,9 @@ impl Head {
             return Ok(None);
         }
         let status = line.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
-        let mut head = Self { status, ..Self::default() };
+        // Before HTTP/1.1 a connection carries one request (RFC 9112, 9.3).
+        let close = line.trim_end().ends_with("HTTP/1.0");
+        let mut head = Self { status, close, ..Self::default() };
         loop {
             line.clear();
             anyhow::ensure!(reader.read_line(&mut line)? > 0, "the head is cut off");

@@ -36,7 +36,8 @@ pub(crate) enum Part {
 struct Count {
     passed: u32,
     failed: u32,
-    ignored: u32,
+    /// Tests marked `ignore`: they print figures and check nothing.
+    measurements: u32,
     skipped: Vec<String>,
 }
 
@@ -74,10 +75,11 @@ pub(crate) fn run(parts: &[Part]) -> Result<()> {
         println!("{line}");
     }
     println!(
-        "{} passed, {} failed, {} skipped",
+        "{} passed, {} failed, {} skipped; {} measurements left out (`cargo test -- --ignored` runs them)",
         count.passed,
         count.failed,
-        count.skipped.len() + usize::try_from(count.ignored)?
+        count.skipped.len(),
+        count.measurements,
     );
     println!("took {:.0?}", start.elapsed());
     if count.failed > 0 { bail!("{} tests failed", count.failed) } else { Ok(()) }
@@ -188,7 +190,7 @@ impl Count {
             match part.split_once(' ').map(|(number, what)| (number.parse().unwrap_or(0), what)) {
                 Some((number, "passed")) => self.passed += number,
                 Some((number, "failed")) => self.failed += number,
-                Some((number, "ignored")) => self.ignored += number,
+                Some((number, "ignored")) => self.measurements += number,
                 _ => {}
             }
         }

@@ -39,7 +39,7 @@ const TESTS: &[Test] = &[
     Test::new("writing_is_local_or_refused", files::writing),
     Test::new("directories_list_and_relative_calls_are_remote", files::directories),
     Test::new("attributes_of_remote_files_are_empty", files::attributes),
-    Test::new("another_root_is_left_alone", files::other_root),
+    Test::as_root("another_root_is_left_alone", files::other_root),
     Test::new("unreadable_processes_stay_local", files::undumpable),
     Test::new("errors_of_the_target_arrive", files::errors),
     Test::new("path_calls_survive_signals", signals::path_calls),

@@ -33,11 +33,18 @@ const SKIPPED: i32 = 77;
 pub(crate) struct Test {
     name: &'static str,
     run: fn(),
+    /// Whether an ordinary user can do what it does.
+    ordinary: bool,
 }
 
 impl Test {
     pub(crate) const fn new(name: &'static str, run: fn()) -> Self {
-        Self { name, run }
+        Self { name, run, ordinary: true }
+    }
+
+    /// What only root can do.
+    pub(crate) const fn as_root(name: &'static str, run: fn()) -> Self {
+        Self { name, run, ordinary: false }
     }
 }
 
@@ -78,7 +85,7 @@ fn all(tests: &[Test]) {
         if rustix::process::geteuid().is_root() { &[None, Some(ORDINARY)] } else { &[None] };
     let mut failed = 0;
     for user in users {
-        for test in tests.iter().filter(wanted) {
+        for test in tests.iter().filter(wanted).filter(|test| user.is_none() || test.ordinary) {
             let as_user = user.map_or(String::new(), |user| format!(" as uid {user}"));
             let start = Instant::now();
             let (outcome, output) = run(&program, folder.path(), test, *user);
