@@ -6,6 +6,7 @@ pub mod client;
 pub mod error;
 mod mesh;
 pub mod pod;
+pub mod preflight;
 pub mod resolve;
 pub mod targets;
 pub mod watch;

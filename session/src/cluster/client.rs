@@ -182,7 +182,7 @@ async fn settings(wanted: &ClusterConfig) -> Result<(Config, String), ClusterErr
                 Err(source) => Err(ClusterError::NoKubeconfig { looked: files, source: source.into() }),
             };
         }
-        let source = Kubeconfig::read_from(files.first().map_or(Path::new(""), PathBuf::as_path));
+        let source = Kubeconfig::read_from(files.first().cloned().unwrap_or_default());
         let source = source.err().unwrap_or(kube::config::KubeconfigError::FindPath);
         return Err(ClusterError::Kubeconfig { files, source: source.into() });
     }

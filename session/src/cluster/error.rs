@@ -5,7 +5,7 @@ use std::{error::Error, fmt, path::PathBuf, time::Duration};
 use kube::config::{InClusterError, KubeconfigError};
 use thiserror::Error;
 
-use super::pod::Refusal;
+use super::{pod::Refusal, preflight::Finding};
 
 /// Why something in a cluster cannot be had.
 #[derive(Debug, Error)]
@@ -135,6 +135,14 @@ pub enum ClusterError {
     /// The pod cannot be a target now.
     #[error("{0}")]
     Pod(PodRefused),
+    /// A session with the target cannot work.
+    #[error("no session with {target} can be: {}", refusals.iter().map(|finding| finding.detail.as_str()).collect::<Vec<_>>().join("; "))]
+    Preflight {
+        /// Pod and container.
+        target: String,
+        /// Why.
+        refusals: Vec<Finding>,
+    },
     /// Anything else that the API server answers.
     #[error("the API server {server} did not {action}")]
     Api {
@@ -206,6 +214,10 @@ impl ClusterError {
                 refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
             }
             Self::Pod(refused) => refused.why.hint(),
+            Self::Preflight { refusals, .. } => {
+                let hints: Vec<&str> = refusals.iter().map(|finding| finding.hint.as_str()).collect();
+                hints.join("\n")
+            }
             Self::Api { .. } => String::new(),
         }
     }

@@ -86,7 +86,7 @@ pub(crate) struct ServiceFacts {
 /// When pods may not be listed or the API server does not answer.
 pub async fn list(cluster: &Cluster, scope: &Scope) -> Result<Vec<ClusterTarget>, ClusterError> {
     let (pods, services) = tokio::join!(list_pods(cluster, scope), list_services(cluster, scope));
-    Ok(targets(&pods?, &services))
+    Ok(targets(&pods?.iter().collect::<Vec<_>>(), &services))
 }
 
 async fn list_pods(cluster: &Cluster, scope: &Scope) -> Result<Vec<PodFacts>, ClusterError> {
@@ -198,11 +198,11 @@ impl ServiceFacts {
 
 /// All targets, sorted: by namespace, kind and name.
 pub(crate) fn targets<'a>(
-    pods: impl IntoIterator<Item = &'a PodFacts> + Clone,
+    pods: &[&'a PodFacts],
     services: impl IntoIterator<Item = &'a ServiceFacts>,
 ) -> Vec<ClusterTarget> {
     let mut groups: BTreeMap<(&str, usize, &str), Vec<&ClusterTarget>> = BTreeMap::new();
-    for pod in pods.clone() {
+    for pod in pods {
         // The outermost workload stands for those within.
         if let Some(workload) = pod.workloads.last() {
             let key = (pod.target.namespace.as_str(), rank(workload.kind), workload.name.as_str());
@@ -216,7 +216,7 @@ pub(crate) fn targets<'a>(
             pod.target.namespace == service.namespace
                 && service.selector.iter().all(|(name, value)| pod.labels.get(name) == Some(value))
         };
-        let members: Vec<_> = pods.clone().into_iter().filter(selected).map(|pod| &pod.target).collect();
+        let members: Vec<_> = pods.iter().copied().filter(selected).map(|pod| &pod.target).collect();
         if !members.is_empty() {
             groups.insert((&service.namespace, rank("service"), &service.name), members);
         }

@@ -36,7 +36,7 @@ enum Change<F> {
 
 /// Either watch, for the one loop that follows both.
 enum News {
-    Pods(Change<PodFacts>),
+    Pods(Box<Change<PodFacts>>),
     Services(Change<ServiceFacts>),
 }
 
@@ -46,7 +46,8 @@ pub fn watch(
     cluster: &Cluster,
     scope: Scope,
 ) -> impl Stream<Item = Result<Vec<ClusterTarget>, ClusterError>> + Send + use<> {
-    let pods = follow(cluster.clone(), scope.clone(), "pods", PodFacts::of).map(News::Pods);
+    let pods = follow(cluster.clone(), scope.clone(), "pods", PodFacts::of)
+        .map(|change| News::Pods(Box::new(change)));
     let services = follow(cluster.clone(), scope, "services", ServiceFacts::of).map(News::Services);
     let news: Pin<Box<dyn Stream<Item = News> + Send>> = Box::pin(stream::select(pods, services));
     let state = State { news, pods: None, services: HashMap::new() };
@@ -73,21 +74,21 @@ impl State {
                 Some(until) => match timeout_at(until, self.news.next()).await {
                     Ok(news) => news?,
                     Err(_) => {
-                        let pods = self.pods.iter().flat_map(HashMap::values);
-                        return Some(Ok(targets(pods, self.services.values())));
+                        let pods: Vec<_> = self.pods.iter().flat_map(HashMap::values).collect();
+                        return Some(Ok(targets(&pods, self.services.values())));
                     }
                 },
             };
             let changed = match news {
-                News::Pods(Change::All(all)) => {
-                    let changed = self.pods.as_ref() != Some(&all);
-                    self.pods = Some(all);
-                    changed
-                }
-                News::Pods(Change::One(uid, facts)) => {
-                    self.pods.as_mut().is_some_and(|pods| set(pods, uid, facts))
-                }
-                News::Pods(Change::Lost(error)) => return Some(Err(error)),
+                News::Pods(change) => match *change {
+                    Change::All(all) => {
+                        let changed = self.pods.as_ref() != Some(&all);
+                        self.pods = Some(all);
+                        changed
+                    }
+                    Change::One(uid, facts) => self.pods.as_mut().is_some_and(|pods| set(pods, uid, facts)),
+                    Change::Lost(error) => return Some(Err(error)),
+                },
                 News::Services(Change::All(all)) => {
                     std::mem::replace(&mut self.services, all) != self.services
                 }

@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    fn pod(kind: &str, owner: &str, labels: serde_json::Value) -> Pod {
+    fn pod(kind: &str, owner: &str, labels: &serde_json::Value) -> Pod {
         serde_json::from_value(json!({
             "metadata": {
                 "creationTimestamp": "2026-11-23T01:00:00Z", "labels": labels,
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_pod_tells_its_workloads() {
-        let minutes = 29_923_860; // 2026-11-23T01:00:00Z
+        let minutes = 29_923_260; // 2026-11-23T01:00:00Z
         for (kind, owner, labels, expected) in [
             (
                 "ReplicaSet",
@@ -113,7 +113,7 @@ mod tests {
             ),
             ("Node", "node1", json!({}), vec![]),
         ] {
-            assert_eq!(names(&pod(kind, owner, labels)), expected, "{kind}/{owner}");
+            assert_eq!(names(&pod(kind, owner, &labels)), expected, "{kind}/{owner}");
         }
         assert!(of(&Pod::default()).is_empty());
     }

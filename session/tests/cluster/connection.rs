@@ -32,7 +32,7 @@ fn whole(error: &ClusterError) -> String {
 async fn servers_and_credentials_that_fail() {
     in_cluster("connection", async |world| {
         let error = async |config: &ClusterConfig| ask(config).await.unwrap_err();
-        let refused = world.kubeconfig("refused", json!({ "server": "https://127.0.0.1:1" }), json!({}));
+        let refused = world.kubeconfig("refused", &json!({ "server": "https://127.0.0.1:1" }), &json!({}));
         let refused = error(&refused).await;
         assert!(
             matches!(refused, ClusterError::Unreachable { .. }) && whole(&refused).contains("refused"),
@@ -41,7 +41,7 @@ async fn servers_and_credentials_that_fail() {
         );
 
         // Nobody has this address of the node's network: SYNs stay without an answer.
-        let silent = world.kubeconfig("silent", json!({ "server": "https://10.243.0.77:6443" }), json!({}));
+        let silent = world.kubeconfig("silent", &json!({ "server": "https://10.243.0.77:6443" }), &json!({}));
         let start = Instant::now();
         let silent = error(&silent).await;
         assert!(
@@ -50,14 +50,14 @@ async fn servers_and_credentials_that_fail() {
         );
         assert!(start.elapsed() < Duration::from_secs(15));
 
-        let expired = error(&world.with_user("expired", json!({ "token": "not-a-token" }))).await;
+        let expired = error(&world.with_user("expired", &json!({ "token": "not-a-token" }))).await;
         assert!(
             matches!(expired, ClusterError::Unauthorized { .. }) && expired.hint().contains("log in"),
             "{expired:?}"
         );
 
         let stranger =
-            world.kubeconfig("stranger", json!({ "server": world.admin.server }), json!({ "token": "x" }));
+            world.kubeconfig("stranger", &json!({ "server": world.admin.server }), &json!({ "token": "x" }));
         let untrusted = error(&stranger).await;
         assert!(untrusted.hint().contains("--accept-invalid-certificates"), "{}", whole(&untrusted));
         let trusting = ClusterConfig { accept_invalid_certificates: true, ..stranger.clone() };
@@ -96,7 +96,7 @@ async fn programs_give_credentials() {
         assert!(matches!(failed, ClusterError::Credentials { .. }), "{failed:?}");
         assert!(failed.hint().contains("fails.sh"), "{}", failed.hint());
         let exec = json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin", "interactiveMode": "Never" });
-        let missing = ask(&world.with_user("missing", json!({ "exec": exec }))).await.unwrap_err();
+        let missing = ask(&world.with_user("missing", &json!({ "exec": exec }))).await.unwrap_err();
         assert!(missing.to_string().contains("no-such-plugin"), "{missing}");
     })
     .await;
@@ -108,5 +108,5 @@ fn by_program(world: &World, name: &str, script: &str) -> ClusterConfig {
     std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let exec = json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": program, "interactiveMode": "Never" });
-    world.with_user(name, json!({ "exec": exec }))
+    world.with_user(name, &json!({ "exec": exec }))
 }

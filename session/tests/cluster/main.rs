@@ -11,6 +11,7 @@
 )]
 
 mod connection;
+mod preflight;
 mod resolve;
 mod rights;
 mod watch;

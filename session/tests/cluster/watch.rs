@@ -58,7 +58,7 @@ async fn lists_follow_the_cluster() {
 #[tokio::test]
 async fn an_interrupted_watch_says_so() {
     in_cluster("watch_lost", async |world| {
-        let config = world.kubeconfig("gone", json!({ "server": "https://127.0.0.1:1" }), json!({}));
+        let config = world.kubeconfig("gone", &json!({ "server": "https://127.0.0.1:1" }), &json!({}));
         let mut watching = Watching::start(config).unwrap();
         while watching.seen().problem.is_none() {
             watching.changed().await;

@@ -133,19 +133,19 @@ impl World {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.admin.client.clone(), namespace);
         let request = TokenRequest::default();
         let answer = accounts.create_token_request(name, &PostParams::default(), &request).await.unwrap();
-        self.with_user(name, json!({ "token": answer.status.unwrap().token }))
+        self.with_user(name, &json!({ "token": answer.status.unwrap().token }))
     }
 
     /// A kubeconfig of this cluster with another user.
-    pub(crate) fn with_user(&self, name: &str, user: Value) -> ClusterConfig {
+    pub(crate) fn with_user(&self, name: &str, user: &Value) -> ClusterConfig {
         let authority = std::fs::read(self.pki("ca.crt")).unwrap();
         let cluster =
             json!({ "server": self.admin.server, "certificate-authority-data": base64(&authority) });
-        self.kubeconfig(name, cluster, user)
+        self.kubeconfig(name, &cluster, user)
     }
 
     /// A kubeconfig with one context.
-    pub(crate) fn kubeconfig(&self, name: &str, cluster: Value, user: Value) -> ClusterConfig {
+    pub(crate) fn kubeconfig(&self, name: &str, cluster: &Value, user: &Value) -> ClusterConfig {
         let whole = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": name,
             "clusters": [{ "name": "c", "cluster": cluster }],

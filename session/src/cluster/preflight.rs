@@ -1,0 +1,205 @@
+//! Whether a session with a pod will work, asked before anything is created.
+//!
+//! Everything is asked at once. What may not be asked is said to be unknown and does not hold up a session.
+
+mod places;
+mod rights;
+mod sharing;
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{client::Cluster, error::ClusterError, pod::TargetPod};
+use crate::config::{Config, Mode};
+
+/// What a session wants of its target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wants {
+    /// Namespace of the agent; `None`: the target's.
+    pub agent_namespace: Option<String>,
+    /// The agent comes out of an image, and not out of ConfigMaps.
+    pub own_image: bool,
+    /// Ports that are taken over from the start.
+    pub steals: Steals,
+}
+
+/// Ports that a session takes over from the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Steals {
+    /// None.
+    #[default]
+    None,
+    /// Those that the command will listen on.
+    Listening,
+    /// These.
+    Ports(Vec<u16>),
+}
+
+impl Steals {
+    /// What a configuration says.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let incoming = &config.incoming;
+        let stolen = incoming.ports.iter().filter(|port| port.mode == Mode::Steal);
+        let ports: Vec<u16> = stolen.map(|port| port.remote).collect();
+        match (incoming.ports.is_empty(), incoming.mode) {
+            (true, Mode::Steal) => Self::Listening,
+            (true, Mode::Mirror | Mode::Off) => Self::None,
+            (false, _) if ports.is_empty() => Self::None,
+            (false, _) => Self::Ports(ports),
+        }
+    }
+
+    /// Whether the port may be among them.
+    fn may_have(&self, port: u16) -> bool {
+        match self {
+            Self::None => false,
+            Self::Listening => true,
+            Self::Ports(ports) => ports.contains(&port),
+        }
+    }
+}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Fine,
+    /// It may not be asked.
+    Unknown,
+    /// It works, but somebody should know this.
+    Warning,
+    /// It cannot work.
+    Refused,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub name: &'static str,
+    /// How bad it is.
+    pub verdict: Verdict,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it; empty when there is nothing to do.
+    pub hint: String,
+}
+
+impl Finding {
+    fn new(name: &'static str, verdict: Verdict, detail: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { name, verdict, detail: detail.into(), hint: hint.into() }
+    }
+
+    fn fine(name: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(name, Verdict::Fine, detail, "")
+    }
+
+    /// What came of asking for something that not everybody may ask for.
+    fn asked<T>(
+        name: &'static str,
+        answer: Result<T, ClusterError>,
+        judge: impl FnOnce(T) -> Self,
+    ) -> Result<Self, ClusterError> {
+        match answer {
+            Ok(answer) => Ok(judge(answer)),
+            Err(ClusterError::Forbidden { action, .. }) => {
+                Ok(Self::new(name, Verdict::Unknown, format!("not known: you may not {action}"), ""))
+            }
+            Err(other) => Err(other),
+        }
+    }
+}
+
+/// What was found, in the order of a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The target: pod and container.
+    pub target: String,
+    /// One per thing that was looked at.
+    pub findings: Vec<Finding>,
+}
+
+impl Report {
+    /// The findings for which no session can be; empty when one can.
+    pub fn refusals(&self) -> impl Iterator<Item = &Finding> {
+        self.with(Verdict::Refused)
+    }
+
+    /// What the user should know although a session can be.
+    pub fn warnings(&self) -> impl Iterator<Item = &Finding> {
+        self.with(Verdict::Warning)
+    }
+
+    fn with(&self, verdict: Verdict) -> impl Iterator<Item = &Finding> {
+        self.findings.iter().filter(move |finding| finding.verdict == verdict)
+    }
+
+    /// As a failure, when no session can be.
+    ///
+    /// # Errors
+    /// The refusals.
+    pub fn into_result(self) -> Result<Self, ClusterError> {
+        if self.refusals().next().is_none() {
+            return Ok(self);
+        }
+        let refusals =
+            self.findings.into_iter().filter(|finding| finding.verdict == Verdict::Refused).collect();
+        Err(ClusterError::Preflight { target: self.target, refusals })
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.detail)
+    }
+}
+
+/// Looks at everything at once. Nothing is created or changed.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn check(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<Report, ClusterError> {
+    let agent = wants.agent_namespace.as_deref().unwrap_or(&pod.namespace);
+    let (rights, security, capacity, quota, sessions) = tokio::try_join!(
+        rights::check(cluster, &pod.namespace, agent, wants.own_image),
+        places::pod_security(cluster, agent),
+        places::capacity(cluster, &pod.node),
+        places::quota(cluster, agent, wants.own_image),
+        sharing::other_sessions(cluster, pod, agent, &wants.steals),
+    )?;
+    let mut findings = vec![state(pod), places::system(pod), rights, security, capacity, quota, sessions];
+    findings.extend(sharing::probes(pod, &wants.steals));
+    findings.push(mesh(pod));
+    if pod.host_network {
+        findings.push(Finding::new(
+            "network",
+            Verdict::Warning,
+            "the pod uses the network of its node",
+            "ports of other pods and programs of the node are visible, too; a steal takes a port of the whole node",
+        ));
+    }
+    Ok(Report { target: format!("pod/{}/container/{}", pod.name, pod.container), findings })
+}
+
+fn state(pod: &TargetPod) -> Finding {
+    let place = format!("{}/{} on node {}, container {}", pod.namespace, pod.name, pod.node, pod.container);
+    let chosen = pod.containers.iter().find(|container| container.name == pod.container);
+    if chosen.is_some_and(|container| container.ready) {
+        return Finding::fine("pod", format!("{place}, runs and is ready"));
+    }
+    let hint =
+        "services send it no traffic until its readiness probe succeeds, so none can be mirrored or stolen";
+    Finding::new("pod", Verdict::Warning, format!("{place}, runs but is not ready"), hint)
+}
+
+fn mesh(pod: &TargetPod) -> Finding {
+    match pod.mesh {
+        None => Finding::fine("mesh", "no proxy takes the traffic of the pod"),
+        Some(mesh) => {
+            Finding::fine("mesh", format!("{mesh}: traffic is taken between its proxy and the application"))
+        }
+    }
+}

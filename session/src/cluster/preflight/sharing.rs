@@ -1,0 +1,162 @@
+//! Others who count on the pod's ports: sessions of colleagues, and the kubelet's probes.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
+
+use super::{Finding, Steals, Verdict};
+use crate::cluster::{
+    client::Cluster,
+    error::ClusterError,
+    pod::{MANAGED_BY, MANAGER, TargetPod},
+};
+
+/// Label of an agent: uid of the pod beside which it runs.
+const TARGET_UID: &str = "mirrord-tui/target-uid";
+/// Annotation of an agent: who started it, user@host.
+const OWNER: &str = "mirrord-tui/owner";
+/// Annotation of an agent: since when it is there.
+const SINCE: &str = "mirrord-tui/since";
+/// Annotation of an agent: ports that it steals, with commas; `*`: those that the command listens on.
+const STEAL_PORTS: &str = "mirrord-tui/steal-ports";
+
+/// An agent of another session on the same pod.
+#[derive(Debug, PartialEq, Eq)]
+struct Other {
+    owner: String,
+    since: String,
+    steals: Steals,
+}
+
+impl Other {
+    /// What the agent's pod says; `None` when it has ended.
+    fn of(pod: &Pod) -> Option<Self> {
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some() {
+            return None;
+        }
+        let annotation = |name: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(name));
+        let or_unknown = |name: &str| annotation(name).map_or_else(|| "unknown".to_owned(), Clone::clone);
+        let ports = annotation(STEAL_PORTS).map(String::as_str).unwrap_or_default();
+        let numbers: Vec<u16> = ports.split(',').filter_map(|port| port.trim().parse().ok()).collect();
+        let steals = match ports.trim() {
+            "*" => Steals::Listening,
+            _ if numbers.is_empty() => Steals::None,
+            _ => Steals::Ports(numbers),
+        };
+        Some(Self { owner: or_unknown(OWNER), since: or_unknown(SINCE), steals })
+    }
+}
+
+/// Sessions of others, or of other windows, with the same pod.
+pub(super) async fn other_sessions(
+    cluster: &Cluster,
+    target: &TargetPod,
+    agent_namespace: &str,
+    steals: &Steals,
+) -> Result<Finding, ClusterError> {
+    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), agent_namespace);
+    let agents = ListParams::default().labels(&format!("{MANAGED_BY}={MANAGER},{TARGET_UID}={}", target.uid));
+    let action = format!("list pods in namespace `{agent_namespace}`");
+    let answer = cluster.call(action, pods.list(&agents)).await;
+    Finding::asked(NAME, answer, |agents| {
+        judge(&agents.items.iter().filter_map(Other::of).collect::<Vec<_>>(), steals)
+    })
+}
+
+const NAME: &str = "other sessions";
+
+fn judge(others: &[Other], steals: &Steals) -> Finding {
+    let said = |other: &Other| {
+        let does = match &other.steals {
+            Steals::None => "steals nothing".to_owned(),
+            Steals::Listening => "steals the ports that its command listens on".to_owned(),
+            Steals::Ports(ports) => {
+                format!("steals {}", ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+            }
+        };
+        format!("{} since {} {does}", other.owner, other.since)
+    };
+    if others.is_empty() {
+        return Finding::fine(NAME, "none on this pod");
+    }
+    for other in others {
+        let (Steals::Ports(theirs), Steals::Ports(ours)) = (&other.steals, steals) else { continue };
+        if let Some(port) = ours.iter().find(|port| theirs.contains(port)) {
+            let detail =
+                format!("port {port} of the pod is already stolen by {} since {}", other.owner, other.since);
+            let hint = "mirror it, take another port or another pod of the workload, or ask them to stop";
+            return Finding::new(NAME, Verdict::Refused, detail, hint);
+        }
+    }
+    let all: Vec<String> = others.iter().map(said).collect();
+    let both = *steals != Steals::None && others.iter().any(|other| other.steals != Steals::None);
+    if both {
+        let hint = "the agent refuses a port that is already stolen; name ports with -p to know it before";
+        return Finding::new(NAME, Verdict::Warning, all.join("; "), hint);
+    }
+    Finding::fine(NAME, all.join("; "))
+}
+
+/// Probes of the kubelet that a steal takes along with the rest of a port.
+pub(super) fn probes(pod: &TargetPod, steals: &Steals) -> Option<Finding> {
+    let all = pod.containers.iter().flat_map(|container| &container.probes);
+    let taken: Vec<String> = all
+        .filter(|probe| steals.may_have(probe.port))
+        .map(|probe| format!("{} ({} on port {})", probe.kind, probe.how, probe.port))
+        .collect();
+    if taken.is_empty() {
+        return None;
+    }
+    let detail = format!("a steal takes probes of the kubelet along: {}", taken.join(", "));
+    let hint = "the command must answer them as the target does, or the kubelet takes the pod out of service or restarts it";
+    Some(Finding::new("probes", Verdict::Warning, detail, hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::pod::{PodContainer, PortProbe};
+
+    fn other(ports: &str) -> Other {
+        let pod = json!({ "metadata": { "annotations": {
+            (OWNER): "ann@laptop", (SINCE): "2026-11-23T01:00:00Z", (STEAL_PORTS): ports,
+        } } });
+        Other::of(&serde_json::from_value(pod).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn two_steals_of_one_port_are_refused_with_who_and_since_when() {
+        let ours = Steals::Ports(vec![8080]);
+        let refused = judge(&[other("80"), other("443, 8080")], &ours);
+        assert_eq!(refused.verdict, Verdict::Refused);
+        assert_eq!(
+            refused.detail,
+            "port 8080 of the pod is already stolen by ann@laptop since 2026-11-23T01:00:00Z"
+        );
+        assert_eq!(judge(&[other("80")], &ours).verdict, Verdict::Warning);
+        assert_eq!(judge(&[other("*")], &ours).verdict, Verdict::Warning);
+        assert_eq!(judge(&[other("")], &ours).verdict, Verdict::Fine);
+        assert_eq!(judge(&[other("8080")], &Steals::None).verdict, Verdict::Fine);
+        assert_eq!(judge(&[], &ours).verdict, Verdict::Fine);
+    }
+
+    #[test]
+    fn an_agent_that_has_ended_does_not_count() {
+        let ended = json!({ "status": { "phase": "Succeeded" } });
+        assert_eq!(Other::of(&serde_json::from_value(ended).unwrap()), None);
+    }
+
+    #[test]
+    fn a_steal_names_the_probes_it_takes() {
+        let probe = PortProbe { kind: "liveness".to_owned(), port: 8080, how: "GET /healthz".to_owned() };
+        let container = PodContainer { probes: vec![probe], ..PodContainer::default() };
+        let pod = TargetPod { containers: vec![container], ..TargetPod::default() };
+        let finding = probes(&pod, &Steals::Ports(vec![8080])).unwrap();
+        assert!(finding.detail.ends_with("liveness (GET /healthz on port 8080)"), "{}", finding.detail);
+        assert!(probes(&pod, &Steals::Listening).is_some());
+        assert!(probes(&pod, &Steals::Ports(vec![80])).is_none());
+        assert!(probes(&pod, &Steals::None).is_none());
+    }
+}
