@@ -3,6 +3,12 @@
 use mirrord_netns::probe;
 use serde::Serialize;
 
+use crate::{
+    cluster::preflight::{self, Verdict},
+    host::find_local,
+    target::Target,
+};
+
 /// The answer of `doctor`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -31,6 +37,17 @@ pub struct Finding {
 
 /// Probes without which the syscall attachment cannot work; the others only make something better.
 const NEEDED: [&str; 4] = ["network namespace", "nft owner table", "nat redirect", "seccomp notification"];
+
+/// Whether a target on this machine is there.
+#[must_use]
+pub fn examine_local(target: &Target) -> preflight::Report {
+    let (verdict, detail, hint) = match find_local(target) {
+        Ok(pid) => (Verdict::Fine, format!("runs, process {pid}"), String::new()),
+        Err((text, hint)) => (Verdict::Refused, text, hint),
+    };
+    let finding = preflight::Finding { name: "target", verdict, detail, hint };
+    preflight::Report { target: target.to_string(), findings: vec![finding] }
+}
 
 /// Tries every feature; takes less than 100 ms and leaves nothing behind.
 #[must_use]

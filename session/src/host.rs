@@ -62,6 +62,7 @@ use crate::{
     redact,
     registry::SPEC_FILE,
     spec::SessionSpec,
+    target::Target,
 };
 
 /// Exit code of a host that could not even begin.
@@ -88,6 +89,11 @@ enum HostError {
     Owner(#[source] std::io::Error),
     #[error("there is no terminal for the command")]
     Terminal(#[source] std::io::Error),
+}
+
+/// Process of a target on this machine; else why there is none, and what to do about it.
+pub(crate) fn find_local(target: &Target) -> Result<u32, (String, String)> {
+    resolve::find(target).map(|found| found.pid).map_err(|failure| (failure.text, failure.hint))
 }
 
 /// Runs the session whose folder this is, to its end.

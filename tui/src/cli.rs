@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "mirrord-tui", version, propagate_version = true)]
 pub(crate) struct Cli {
-    /// Without one: the terminal UI with the targets of this machine.
+    /// Without one: the terminal UI with the targets of this machine and of the cluster.
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -58,7 +58,7 @@ enum Command {
     /// Pods made of namespaces on this machine, without root and without any other program.
     #[command(subcommand)]
     Local(local::LocalCommand),
-    /// List the targets of this machine.
+    /// List the targets of this machine and of the cluster.
     Ls(ls::LsArgs),
     /// List the sessions of this user.
     Sessions(sessions::SessionsArgs),
@@ -66,7 +66,7 @@ enum Command {
     Mode(sessions::ModeArgs),
     /// End a session and everything it started or changed.
     Stop(sessions::StopArgs),
-    /// Say what this machine allows, what is missing and how to get it.
+    /// Say what this machine and a target allow, what is missing and how to get it.
     Doctor(doctor::DoctorArgs),
     /// Check a configuration file and show what it means.
     VerifyConfig(config::VerifyArgs),

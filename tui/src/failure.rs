@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use mirrord_session::{local::LocalError, registry::RegistryError, starter::StartError};
+use mirrord_session::{
+    cluster::ClusterError, local::LocalError, registry::RegistryError, starter::StartError,
+};
 
 /// Exit code of failures of the program itself, as docker(1), env(1) and timeout(1) use it; 126 and 127 speak of the command.
 pub(crate) const OWN_FAILURE: u8 = 125;
@@ -24,16 +26,25 @@ impl std::fmt::Display for Hinted {
 impl std::error::Error for Hinted {}
 
 /// Prints the error with its causes and hint on stderr.
-#[expect(clippy::print_stderr, reason = "the one place where the program speaks of its own failure")]
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    eprintln!("mirrord-tui: {error}");
+    say("", error);
+    ExitCode::from(error.chain().find_map(code).unwrap_or(OWN_FAILURE))
+}
+
+/// Prints a failure that does not end the program.
+pub(crate) fn warn(error: &anyhow::Error) {
+    say("warning: ", error);
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where the program speaks of its own failure")]
+fn say(kind: &str, error: &anyhow::Error) {
+    eprintln!("mirrord-tui: {kind}{error}");
     for cause in error.chain().skip(1) {
         eprintln!("  because {cause}");
     }
     if let Some(hint) = error.chain().find_map(hint).filter(|hint| !hint.is_empty()) {
-        eprintln!("  hint: {hint}");
+        eprintln!("  hint: {}", hint.replace('\n', "\n    "));
     }
-    ExitCode::from(error.chain().find_map(code).unwrap_or(OWN_FAILURE))
 }
 
 /// The exit code of an error, for those that have one of their own.
@@ -49,4 +60,5 @@ fn hint(error: &(dyn std::error::Error + 'static)) -> Option<String> {
         .or_else(|| error.downcast_ref::<StartError>().map(|error| error.hint().to_owned()))
         .or_else(|| error.downcast_ref::<RegistryError>().map(|error| error.hint().to_owned()))
         .or_else(|| error.downcast_ref::<LocalError>().and_then(LocalError::hint))
+        .or_else(|| error.downcast_ref::<ClusterError>().map(ClusterError::hint))
 }

@@ -202,6 +202,9 @@ impl ClusterError {
                 "is the cluster up, and the network (VPN)? `kubectl get --raw /readyz` asks the same; --context names another cluster".to_owned()
             }
             Self::Unauthorized { .. } => "log in again: the token or certificate may have expired".to_owned(),
+            Self::Forbidden { action, .. } if action.ends_with("in all namespaces") => {
+                "name one namespace with -n".to_owned()
+            }
             Self::Forbidden { .. } => {
                 "`mirrord-tui doctor -t TARGET` prints the RBAC rules that are missing".to_owned()
             }

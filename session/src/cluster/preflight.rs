@@ -163,12 +163,13 @@ impl fmt::Display for Finding {
 /// When the API server does not answer.
 pub async fn check(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<Report, ClusterError> {
     let agent = wants.agent_namespace.as_deref().unwrap_or(&pod.namespace);
+    // Calls of the client are large futures: on the heap they stay out of every caller's.
     let (rights, security, capacity, quota, sessions) = tokio::try_join!(
-        rights::check(cluster, &pod.namespace, agent, wants.own_image),
-        places::pod_security(cluster, agent),
-        places::capacity(cluster, &pod.node),
-        places::quota(cluster, agent, wants.own_image),
-        sharing::other_sessions(cluster, pod, agent, &wants.steals),
+        Box::pin(rights::check(cluster, &pod.namespace, agent, wants.own_image)),
+        Box::pin(places::pod_security(cluster, agent)),
+        Box::pin(places::capacity(cluster, &pod.node)),
+        Box::pin(places::quota(cluster, agent, wants.own_image)),
+        Box::pin(sharing::other_sessions(cluster, pod, agent, &wants.steals)),
     )?;
     let mut findings = vec![state(pod), places::system(pod), rights, security, capacity, quota, sessions];
     findings.extend(sharing::probes(pod, &wants.steals));

@@ -40,15 +40,14 @@ async fn servers_and_credentials_that_fail() {
             whole(&refused)
         );
 
-        // Nobody has this address of the node's network: SYNs stay without an answer.
-        let silent = world.kubeconfig("silent", &json!({ "server": "https://10.243.0.77:6443" }), &json!({}));
+        // The kernel accepts the connection, and nobody ever answers.
+        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = json!({ "server": format!("https://{}", deaf.local_addr().unwrap()) });
+        let silent = world.kubeconfig("silent", &server, &json!({}));
         let start = Instant::now();
         let silent = error(&silent).await;
-        assert!(
-            matches!(silent, ClusterError::Unreachable { .. } | ClusterError::Deadline { .. }),
-            "{silent:?}"
-        );
-        assert!(start.elapsed() < Duration::from_secs(15));
+        assert!(matches!(silent, ClusterError::Deadline { .. }), "{silent:?}");
+        assert!(start.elapsed() < Duration::from_secs(30));
 
         let expired = error(&world.with_user("expired", &json!({ "token": "not-a-token" }))).await;
         assert!(

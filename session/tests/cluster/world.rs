@@ -44,7 +44,7 @@ pub(crate) async fn in_cluster(name: &str, test: impl AsyncFnOnce(&World)) {
     let object = serde_json::from_value(json!({ "metadata": { "name": namespace } })).unwrap();
     namespaces.create(&PostParams::default(), &object).await.expect("create a namespace");
     let world = World { admin, namespace, dir: tempfile::tempdir().unwrap() };
-    let result = std::panic::AssertUnwindSafe(test(&world)).catch_unwind().await;
+    let result = std::panic::AssertUnwindSafe(Box::pin(test(&world))).catch_unwind().await;
     namespaces.delete(&world.namespace, &DeleteParams::background()).await.expect("delete the namespace");
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);

@@ -1,27 +1,64 @@
-//! `doctor`: what this machine allows and what would improve it.
+//! `doctor`: what this machine and a target allow, and what would improve it.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::Args;
-use mirrord_session::doctor;
+use mirrord_session::{
+    cluster::{
+        Which,
+        preflight::{self, Steals, Verdict, Wants},
+        resolve,
+    },
+    config::{Flags, Mode, Resolved},
+    doctor,
+    target::Target,
+};
 
-use super::ls::Form;
+use super::{
+    cluster::{ClusterArgs, ask},
+    exec::{port_pair, resolve_config},
+    ls::Form,
+};
 use crate::output::print;
+
+/// How long a cluster may take, credentials included.
+const CLUSTER_LIMIT: Duration = Duration::from_secs(60);
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
+    /// Look at this target as well: would a session with it work?
+    #[arg(short, long, env = "MIRRORD_TUI_TARGET")]
+    target: Option<Target>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// As `exec` would be called: ports are taken over.
+    #[arg(long, requires = "target")]
+    steal: bool,
+    /// As `exec` would be called: these ports.
+    #[arg(short, long = "port", value_name = "REMOTE[:LOCAL]", value_parser = port_pair, requires = "target")]
+    ports: Vec<(u16, u16)>,
+    /// Configuration file, as `exec` would be given it.
+    #[arg(short = 'f', long, env = "MIRRORD_TUI_CONFIG")]
+    config_file: Option<PathBuf>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     output: Form,
 }
 
-/// Probes this machine; the exit code is 1 when no session could run here.
+/// Probes this machine and looks at the target; the exit code is 1 when no session could run.
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let report = doctor::examine();
+    let target = target_report(args)?;
     match args.output {
-        Form::Json => print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?,
+        Form::Json => {
+            let mut whole = serde_json::to_value(&report)?;
+            if let (Some(target), Some(fields)) = (&target, whole.as_object_mut()) {
+                fields.insert("target".to_owned(), serde_json::to_value(target)?);
+            }
+            print(&format!("{}\n", serde_json::to_string_pretty(&whole)?))?;
+        }
         Form::Table => {
             for probe in &report.probes {
                 let mark = if probe.works { "✓" } else { "✗" };
@@ -31,7 +68,60 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
                 }
             }
             print(&format!("\nattachment: {}\n{}\n", report.attachment, report.reason))?;
+            if let Some(target) = &target {
+                print(&target_text(target))?;
+            }
         }
     }
-    Ok(if report.usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let fit = target.is_none_or(|target| target.refusals().next().is_none());
+    Ok(if report.usable && fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What there is to say about a target; for one on this machine, whether it is there.
+fn target_report(args: &DoctorArgs) -> Result<Option<preflight::Report>> {
+    let flags = Flags {
+        target: args.target.clone(),
+        mode: args.steal.then_some(Mode::Steal),
+        ports: args.ports.clone(),
+        cluster: args.cluster.config(),
+        ..Flags::default()
+    };
+    let resolved = resolve_config(&flags, args.config_file.as_deref())?;
+    let Some(target) = resolved.target.clone() else { return Ok(None) };
+    if !matches!(target, Target::Cluster { .. }) {
+        return Ok(Some(doctor::examine_local(&target)));
+    }
+    let Resolved { cluster, agent, config, .. } = resolved;
+    let wants = Wants {
+        agent_namespace: agent.namespace,
+        own_image: agent.image.is_some(),
+        steals: Steals::of(&config),
+    };
+    let report = ask("say what a session needs to know", &cluster, CLUSTER_LIMIT, async |cluster| {
+        let pods = resolve(cluster, &target, Which::One).await?;
+        match pods.first() {
+            Some(pod) => preflight::check(cluster, pod, &wants).await.map(Some),
+            None => Ok(None),
+        }
+    })??;
+    Ok(report)
+}
+
+/// The same marks as for the machine.
+fn target_text(report: &preflight::Report) -> String {
+    let mut text = format!("\n{}\n", report.target);
+    for finding in &report.findings {
+        let mark = match finding.verdict {
+            Verdict::Fine => '✓',
+            Verdict::Unknown => '?',
+            Verdict::Warning => '!',
+            Verdict::Refused => '✗',
+        };
+        text.push_str(&format!("{mark} {:<26} {}\n", finding.name, finding.detail));
+        if !finding.hint.is_empty() {
+            let hint = finding.hint.replace('\n', &format!("\n  {:<26} ", ""));
+            text.push_str(&format!("  {:<26} hint: {hint}\n", ""));
+        }
+    }
+    text
 }

@@ -1,6 +1,11 @@
 //! `exec`: flags to a session spec, then the viewer that owns the session.
 
-use std::{ffi::OsString, fs::File, path::PathBuf, process::ExitCode};
+use std::{
+    ffi::OsString,
+    fs::File,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -163,12 +168,17 @@ fn resolve(args: &ExecArgs) -> Result<Resolved> {
         env: args.env.clone(),
         cluster: args.cluster.config(),
     };
-    let Some(path) = &args.config_file else {
-        return Ok(config::resolve(config::file::FileConfig::default(), &flags, std::path::Path::new("."))?);
+    resolve_config(&flags, args.config_file.as_deref())
+}
+
+/// Flags over the file, if there is one.
+pub(crate) fn resolve_config(flags: &Flags, file: Option<&Path>) -> Result<Resolved> {
+    let Some(path) = file else {
+        return Ok(config::resolve(config::file::FileConfig::default(), flags, Path::new("."))?);
     };
     let file = config::load(path, |name| std::env::var(name).ok())?;
-    let base = path.parent().unwrap_or_else(|| std::path::Path::new("."));
-    config::resolve(file, &flags, base).with_context(|| path.display().to_string())
+    let base = path.parent().unwrap_or_else(|| Path::new("."));
+    config::resolve(file, flags, base).with_context(|| path.display().to_string())
 }
 
 /// A session inside a session would trap its own helper processes.
@@ -196,7 +206,7 @@ fn equal_command() -> String {
 }
 
 /// `REMOTE[:LOCAL]`.
-fn port_pair(text: &str) -> Result<(u16, u16), String> {
+pub(crate) fn port_pair(text: &str) -> Result<(u16, u16), String> {
     let port = |text: &str| {
         text.parse::<u16>()
             .ok()
