@@ -5,7 +5,7 @@ use std::{ffi::CString, mem::MaybeUninit};
 use mirrord_protocol::layer::v1::{ProcessExec, ProcessExit, Spawned, ToLayer, TreeEmpty, from_layer};
 use rustix::{
     event::epoll,
-    fs::{Access, AtFlags, CWD},
+    fs::{Access, AtFlags, CWD, FileType},
 };
 
 use super::{
@@ -190,10 +190,7 @@ impl Supervisor {
             resolved.map(|absolute| absolute.path).unwrap_or(raw)
         };
         // A search through PATH tries files that are not there.
-        let named = !executable.is_empty();
-        if named
-            && rustix::fs::accessat(CWD, executable.as_slice(), Access::EXEC_OK, AtFlags::empty()).is_err()
-        {
+        if !executable.is_empty() && !may_be_executed(&executable) {
             return Outcome::GoOn;
         }
         let arguments = read_arguments(notification.tid, arguments);
@@ -211,6 +208,13 @@ impl Supervisor {
         }));
         Outcome::GoOn
     }
+}
+
+/// Whether execve(2) can succeed: access(2) grants "execute" on a folder, too.
+fn may_be_executed(path: &[u8]) -> bool {
+    let kind = |found: rustix::fs::Stat| FileType::from_raw_mode(found.st_mode);
+    rustix::fs::accessat(CWD, path, Access::EXEC_OK, AtFlags::empty()).is_ok()
+        && rustix::fs::stat(path).is_ok_and(|found| kind(found) == FileType::RegularFile)
 }
 
 /// The first arguments of an exec, as far as they can be read.

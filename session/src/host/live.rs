@@ -128,16 +128,11 @@ impl Parts for Live {
         let (stdio, launched_tx) =
             self.launching.stdio.take().zip(self.launched_tx.take()).ok_or_else(gone)?;
         let launch = self.launching.message();
-        // execvp(3) says EACCES when a folder of PATH may not be looked into; a shell says that there is no such command.
-        let exists = self.launching.executable().is_file();
         self.tasks.spawn(async move {
             let event = match layer.launch(launch, &stdio).await {
                 Ok(Started { pid, errno: 0, .. }) => LayerEvent::Started { pid },
                 Ok(Started { errno, operation, .. }) => {
-                    let errno = match i32::try_from(errno).unwrap_or(libc::EIO) {
-                        libc::EACCES if !exists => libc::ENOENT,
-                        errno => errno,
-                    };
+                    let errno = i32::try_from(errno).unwrap_or(libc::EIO);
                     LayerEvent::NotStarted { errno, operation }
                 }
                 Err(error) => {
