@@ -73,8 +73,9 @@ impl Place<'_> {
         let address = format!("{}:{port}", self.target.ip);
         let locals = (0..clients).map(|index| {
             let line = format!("hello {index}");
-            let talk = self.client.ok(&[&self.tool, "talk", &address, &line]);
-            let talk: Value = serde_json::from_str(&talk).unwrap();
+            let talk = self.client.run(&[&self.tool, "talk", &address, &line]);
+            assert!(talk.status.success(), "{name}, client {index}: {talk}\n{:#?}", session.events());
+            let talk: Value = serde_json::from_str(&talk.out()).unwrap();
             assert_eq!(talk["answer"], line.as_str(), "{name} answers");
             talk["local"].as_str().unwrap().to_owned()
         });

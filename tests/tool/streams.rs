@@ -97,7 +97,8 @@ pub(super) fn post(address: SocketAddr, bytes: u64) -> Result<Value> {
 pub(super) fn talk(address: SocketAddr, line: &str) -> Result<Value> {
     let mut connection = TcpStream::connect(address).with_context(|| format!("connect to {address}"))?;
     connection.set_read_timeout(Some(Duration::from_secs(10)))?;
-    writeln!(connection, "{line}")?;
+    // In one piece: who answers after the first read and closes would reset the connection for the rest.
+    connection.write_all(format!("{line}\n").as_bytes())?;
     let mut answer = String::new();
     BufReader::new(&connection).read_line(&mut answer)?;
     Ok(json!({ "answer": answer.trim_end(), "local": connection.local_addr()?.to_string() }))
