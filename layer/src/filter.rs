@@ -20,6 +20,8 @@ pub(crate) struct Wanted {
     pub(crate) files: bool,
     /// connect, for unix sockets that are dialled from the target.
     pub(crate) unix: bool,
+    /// uname, when the target has a name to show.
+    pub(crate) hostname: bool,
 }
 
 impl Wanted {
@@ -29,6 +31,7 @@ impl Wanted {
             Call::Execute => true,
             Call::Socket | Call::Listen => self.network,
             Call::Connect => self.unix,
+            Call::Uname => self.hostname,
             Call::Path(_) => self.files,
         }
     }

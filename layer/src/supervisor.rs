@@ -14,6 +14,7 @@
 mod calls;
 mod events;
 mod files;
+mod hostname;
 mod network;
 mod outbox;
 mod start;
@@ -321,6 +322,7 @@ impl Supervisor {
             Call::Listen => self.listen_call(notification, &thread),
             Call::Connect => self.connect_call(notification, &thread),
             Call::Execute => self.execute_call(notification, &thread),
+            Call::Uname => self.uname_call(notification),
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Config {
     pub files: Files,
     /// Environment.
     pub env: Env,
+    /// The command sees the target's host name.
+    pub hostname: bool,
     /// Programs that are started outside the session, by file name.
     pub skip_processes: Vec<String>,
 }
@@ -222,6 +224,7 @@ impl Default for Config {
                 overrides: BTreeMap::new(),
                 unset: Vec::new(),
             },
+            hostname: true,
             skip_processes: Vec::new(),
         }
     }

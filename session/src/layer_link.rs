@@ -41,6 +41,7 @@ use crate::{
     async_fd,
     files::Files,
     limits::{LAYER_CALLS, LAYER_MESSAGES, STEP_TIMEOUT},
+    network::SocketOwners,
 };
 
 /// Handle on the supervisor. Clones share it.
@@ -55,6 +56,7 @@ pub struct LayerTask {
     shared: Arc<Shared>,
     files: Files,
     /// supervisor --everything but path calls--> driver
+    owners: SocketOwners,
     messages_tx: mpsc::Sender<FromLayer>,
 }
 
@@ -126,11 +128,19 @@ impl LayerLink {
     ///
     /// # Errors
     /// When the runtime cannot poll the link.
-    pub fn new(link: OwnedFd, files: Files) -> io::Result<(Self, mpsc::Receiver<FromLayer>, LayerTask)> {
+    pub fn new(
+        link: OwnedFd,
+        files: Files,
+        owners: SocketOwners,
+    ) -> io::Result<(Self, mpsc::Receiver<FromLayer>, LayerTask)> {
         let link = async_fd::watch_link(Link::from(link))?;
         let shared = Arc::new(Shared { link, next: AtomicU64::new(1), launches: Mutex::default() });
         let (messages_tx, messages_rx) = mpsc::channel(LAYER_MESSAGES);
-        Ok((Self { shared: Arc::clone(&shared) }, messages_rx, LayerTask { shared, files, messages_tx }))
+        Ok((
+            Self { shared: Arc::clone(&shared) },
+            messages_rx,
+            LayerTask { shared, files, owners, messages_tx },
+        ))
     }
 
     /// Starts the command. The answer's `errno` is not 0 when it could not be executed; nothing is left of it then.
@@ -212,6 +222,7 @@ impl LayerTask {
                     drop(waiting.map(|started_tx| started_tx.send(started)));
                 }
                 Some(from_layer::Kind::FileReport(report)) => self.files.report(report),
+                Some(from_layer::Kind::SocketMade(made)) => self.owners.made(&made),
                 _ => {
                     if self.messages_tx.send(message).await.is_err() {
                         return LayerEnd::Abandoned;

@@ -193,6 +193,8 @@ pub const UNREACHABLE_DELAY: Duration = Duration::from_micros(1500);
 pub const QUEUE_RETRY: Duration = Duration::from_millis(20);
 /// Timed-out flows that are remembered, so that their SYNs are not dialled again.
 pub const SILENT_FLOWS: usize = 4096;
+/// Sockets whose makers are remembered, for events; 2 MiB. More than a program may have open at a time by default (ulimit -n).
+pub const SOCKET_OWNERS: usize = 16_384;
 /// How often forgotten things (prepared far ends, silent flows) are swept out.
 pub const SWEEP: Duration = Duration::from_secs(1);
 /// Relay sockets of UDP, one per destination; far fewer than [`RELAY_PORTS`].

@@ -20,6 +20,7 @@ mod names;
 mod nameservers;
 mod outgoing;
 pub mod outgoing_rules;
+mod owners;
 mod ports;
 mod prepared;
 mod publish;
@@ -46,7 +47,6 @@ use tokio::{
     time::{interval, timeout},
 };
 
-pub use self::tap::{Tap, TapContext, TapFactory, no_taps};
 use self::{
     incoming::Incoming,
     mirror::Mirror,
@@ -62,6 +62,10 @@ use self::{
     shared::{Shared, SharedRef, Tasks},
     udp::UdpRelays,
     verdicts::Verdicts,
+};
+pub use self::{
+    owners::{Owner, SocketOwners},
+    tap::{Tap, TapContext, TapFactory, no_taps},
 };
 use crate::{
     agent_link::{AgentLink, ip_address},
@@ -158,6 +162,7 @@ impl Network {
             dns: spec.dns,
             names,
             nameservers,
+            owners: SocketOwners::default(),
             tasks: Tasks::default(),
             connections: AtomicU64::new(0),
         });
@@ -262,6 +267,12 @@ impl NetworkHandle {
             reply_rx.await.map_err(|_| NetworkError::Ended)?
         };
         timeout(MODE_TIMEOUT, asking).await.unwrap_or(Err(NetworkError::NoAck(port)))
+    }
+
+    /// Where the layer writes down who makes the sockets of the session.
+    #[must_use]
+    pub fn owners(&self) -> SocketOwners {
+        self.shared.owners.clone()
     }
 
     /// The layer saw a socket of the session begin to listen.

@@ -177,6 +177,28 @@ fn file_patterns() {
 }
 
 #[test]
+fn hostname() {
+    in_a_place(|place| {
+        let own = place.world.other("uname").arg("-n").output().unwrap().stdout;
+        let own = String::from_utf8(own).unwrap();
+        assert_ne!(own, "target\n", "this machine has another name than the pod");
+        for (feature, expected) in [
+            (json!({}), "target\n"),
+            (json!({ "hostname": true }), "target\n"),
+            (json!({ "hostname": false }), own.as_str()),
+        ] {
+            let (finished, _) = place.with(&feature, &["uname", "-n"]);
+            assert_eq!(finished.ok(), expected, "{feature}");
+        }
+        if mirrord_tests::on_path("python3") {
+            let ask = "import socket, platform; print(socket.gethostname(), platform.node())";
+            let (finished, _) = place.with(&json!({}), &["python3", "-c", ask]);
+            assert_eq!(finished.ok(), "target target\n");
+        }
+    });
+}
+
+#[test]
 fn environment() {
     in_a_place(|place| {
         for (env, expected) in [

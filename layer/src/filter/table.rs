@@ -11,6 +11,8 @@ pub(crate) enum Call {
     Connect,
     /// execve(2), execveat(2): reported, then the kernel goes on.
     Execute,
+    /// uname(2), of which gethostname(3) is made.
+    Uname,
     /// A call that takes a path.
     Path(PathCall),
 }
@@ -117,6 +119,7 @@ pub(crate) const X86_64: Architecture = Architecture {
         always(42, Call::Connect),
         always(59, Call::Execute),
         always(322, Call::Execute),
+        always(63, Call::Uname),
     ],
 };
 
@@ -146,6 +149,7 @@ pub(crate) const AARCH64: Architecture = Architecture {
         always(203, Call::Connect),
         always(221, Call::Execute),
         always(281, Call::Execute),
+        always(160, Call::Uname),
     ],
 };
 

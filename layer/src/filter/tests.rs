@@ -5,7 +5,7 @@ use super::{
     table::{AARCH64, X86_64},
 };
 
-const ALL: Wanted = Wanted { network: true, files: true, unix: true };
+const ALL: Wanted = Wanted { network: true, files: true, unix: true, hostname: true };
 
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
@@ -137,6 +137,7 @@ fn the_numbers_are_those_of_the_c_library() {
         (Call::Listen, libc::SYS_listen),
         (Call::Connect, libc::SYS_connect),
         (Call::Execute, libc::SYS_execve),
+        (Call::Uname, libc::SYS_uname),
         (Call::Path(PathCall::Open), libc::SYS_open),
         (Call::Path(PathCall::OpenAt), libc::SYS_openat),
         (Call::Path(PathCall::OpenAt2), libc::SYS_openat2),

@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use mirrord_protocol::layer::v1::{Listening, UnixAnswer, UnixConnect, from_layer};
+use mirrord_protocol::layer::v1::{Caller, Listening, SocketMade, UnixAnswer, UnixConnect, from_layer};
 use rustix::net::{SocketAddrAny, SocketAddrUnix, sockopt};
 
 use super::{
@@ -61,6 +61,7 @@ impl Supervisor {
             return;
         }
         if self.hand_out(waiter.id, &socket, waiter.close_on_exec) {
+            self.report_socket(waiter.tid, &socket);
             return;
         }
         if (!waiter.non_blocking || set_non_blocking(&socket, false).is_ok())
@@ -68,6 +69,13 @@ impl Supervisor {
         {
             sockets.give_back(kind, socket);
         }
+    }
+
+    /// Tells the host whose the socket is, so that events can name the process. The program does not wait for this.
+    fn report_socket(&mut self, tid: u32, socket: &OwnedFd) {
+        let (Some(thread), Ok(cookie)) = (self.identify(tid), sockopt::socket_cookie(socket)) else { return };
+        let caller = Caller { pid: thread.tgid, tid, comm: thread.comm };
+        self.outbox.report(from_layer::Kind::SocketMade(SocketMade { caller: Some(caller), cookie }));
     }
 
     /// Sockets have come from the holder, or it is gone.

@@ -25,6 +25,8 @@ pub(super) struct Policy {
     pub(super) unix_streams: RegexSet,
     pub(super) report_local_files: bool,
     pub(super) skip: Vec<Vec<u8>>,
+    /// Name of the target; empty: this machine's own is shown.
+    pub(super) hostname: Vec<u8>,
 }
 
 impl Policy {
@@ -45,6 +47,7 @@ impl Policy {
             unix_streams,
             report_local_files: rules.report_local_files,
             skip: rules.skip.iter().map(|name| name.clone().into_bytes()).collect(),
+            hostname: rules.hostname.to_vec(),
         })
     }
 }
@@ -82,6 +85,7 @@ impl Supervisor {
             network: rules.network && self.sockets.is_some(),
             files: rules.files,
             unix: !rules.unix_streams.is_empty(),
+            hostname: !rules.hostname.is_empty(),
         };
         self.policy = Policy::new(&rules)?;
         launch::start(launch, &standard, &filter::build(&Architecture::NATIVE, wanted))

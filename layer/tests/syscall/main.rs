@@ -50,6 +50,7 @@ const TESTS: &[Test] = &[
     Test::new("without_a_holder_there_is_no_network", network::holder_gone),
     Test::new("listeners_are_told", network::listen),
     Test::new("unix_connections_go_to_the_relay", network::unix),
+    Test::new("the_name_is_the_targets", processes::hostname),
     Test::new("children_read_the_same_files", processes::children),
     Test::new("starts_and_exits_are_told", processes::exits),
     Test::new("programs_on_the_skip_list_run_outside", processes::skipped),

@@ -75,6 +75,13 @@ pub(crate) fn listen() {
         .collect();
     assert_eq!(told.len(), 2);
     assert_eq!(output, format!("{} 1\n", told[0].port));
+    // Whose the socket is was told before that.
+    let made = host.messages.iter().find_map(|kind| match kind {
+        from_layer::Kind::SocketMade(made) if made.cookie == told[0].cookie => made.caller.clone(),
+        _ => None,
+    });
+    assert_eq!(made, told[0].caller);
+    assert!(made.is_some_and(|caller| caller.pid != 0 && caller.comm.as_ref() == b"victim-dynamic"));
     assert!(told[0].cookie != 0 && told[0].cookie == told[1].cookie && told[0].ip.as_ref() == [127, 0, 0, 1]);
 }
 

@@ -1,6 +1,6 @@
 //! Trees of processes.
 
-use mirrord_protocol::layer::v1::from_layer;
+use mirrord_protocol::layer::v1::{Launch, from_layer};
 
 use crate::{
     host::{Host, Remote, command},
@@ -30,6 +30,27 @@ pub(crate) fn children() {
         let written = folder.path().join("out");
         host().run(command(&[&program, "daemon", "/remote/file", written.to_str().unwrap()]));
         assert_eq!(std::fs::read_to_string(written).unwrap(), "hello\n", "{kind}");
+    }
+}
+
+pub(crate) fn hostname() {
+    let run = |launch: Launch| Host::new().run(launch).output;
+    for kind in KINDS {
+        let program = victims::path("victim", kind);
+        let own = run(command(&[&program, "hostname"]));
+        let (name, rest) = own.trim().split_once(' ').unwrap();
+        let rest = rest.strip_prefix(name).unwrap();
+        let named = |arguments: &[&str]| {
+            let mut launch = command(arguments);
+            launch.rules.as_mut().unwrap().hostname = "web-shop-7".into();
+            launch
+        };
+        assert_eq!(run(named(&[&program, "hostname"])), format!("web-shop-7 web-shop-7{rest}\n"), "{kind}");
+        assert_eq!(run(named(&["sh", "-c", "uname -n"])), "web-shop-7\n");
+        // In a namespace of its own a program has the name that it gave itself.
+        let script = "unshare -Uru sh -c 'hostname inner 2>/dev/null && uname -n || echo skipped'";
+        let inner = run(named(&["sh", "-c", script]));
+        assert!(["inner\n", "skipped\n", ""].contains(&inner.as_str()), "{inner}");
     }
 }
 

@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
 #include <time.h>
@@ -61,6 +62,14 @@ static int socket_burst(int n) {
     int marked = 0;
     for (int i = 0; i < n; i++) marked += priority(CHECK(socket(i % 2 ? AF_INET : AF_INET6, SOCK_STREAM, 0))) == 5;
     return printf("marked %d\n", marked), 0;
+}
+
+static int names(void) {
+    struct utsname u;
+    char name[128];
+    CHECK(gethostname(name, sizeof name));
+    CHECK(uname(&u));
+    return printf("%s %s %s %s %s\n", name, u.nodename, u.sysname, u.release, u.machine), 0;
 }
 
 static int listen_once(void) {
@@ -265,6 +274,7 @@ int main(int argc, char **argv) {
     const char *command = argc > 1 ? argv[1] : "";
     const char *one = argc > 2 ? argv[2] : NULL, *two = argc > 3 ? argv[3] : NULL;
     if (!strcmp(command, "sockets")) return socket_kinds();
+    if (!strcmp(command, "hostname")) return names();
     if (!strcmp(command, "burst")) return socket_burst(atoi(one));
     if (!strcmp(command, "listen")) return listen_once();
     if (!strcmp(command, "unix")) return unix_connect(one);

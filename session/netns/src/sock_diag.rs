@@ -85,6 +85,32 @@ impl SockDiag {
         }
     }
 
+    /// SO_COOKIE of the socket that a packet from `remote` to `local` would find: the connection with these ends, else the TCP
+    /// listener or UDP socket that takes it.
+    ///
+    /// # Errors
+    /// [`SockDiagError`].
+    pub fn cookie(
+        &self,
+        transport: Transport,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<Option<u64>, SockDiagError> {
+        let (first, second) = match transport {
+            Transport::Tcp => (local, remote),
+            Transport::Udp => (remote, local),
+        };
+        let family = if local.is_ipv4() { V4 } else { V6 };
+        match self.netlink.ask(request(family, transport, u32::MAX, first, second)) {
+            Ok(answer) => {
+                let entry = answer.filter(|answer| answer.kind == BY_FAMILY);
+                Ok(entry.and_then(|answer| Entry::read(&answer.payload)).map(|entry| entry.cookie))
+            }
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(source) => Err(SockDiagError { operation: "look a socket up", source }),
+        }
+    }
+
     /// State (as in tcp_states.h) of the TCP socket with exactly these two ends; `None`: there is none.
     ///
     /// # Errors

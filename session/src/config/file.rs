@@ -109,8 +109,10 @@ section! {
         fs: Option<Shorthand<FsSection>>,
         /// Network: on or off, or the rules.
         network: Option<Shorthand<NetworkSection>>,
+        /// The command sees the target's host name; on when left out.
+        hostname: Option<bool>,
     }
-    without effect { copy_target, hostname, split_queues, db_branches, preview, magic }
+    without effect { copy_target, split_queues, db_branches, preview, magic }
 }
 
 section! {

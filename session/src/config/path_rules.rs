@@ -44,6 +44,7 @@ pub fn layer_rules(config: &Config, defaults: Vec<PathRule>, report_local_files:
         unix_streams: config.outgoing.unix_streams.clone(),
         report_local_files,
         skip: config.skip_processes.clone(),
+        ..Rules::default()
     }
 }
 

@@ -145,6 +145,7 @@ pub fn resolve(file: FileConfig, flags: &Flags, base: &Path) -> Result<Resolved,
     env(&mut config, file.feature.env, base, &mut warnings)?;
     files(&mut config, file.feature.fs, &mut warnings)?;
     network(&mut config, file.feature.network, &mut warnings)?;
+    config.hostname = file.feature.hostname.unwrap_or(true);
     apply_flags(&mut config, flags);
     check_ports(&config)?;
     Ok(Resolved {
@@ -293,6 +294,12 @@ fn files(
     }
     config.files.read_only = patterns("feature.fs.read_only", section.read_only)?;
     config.files.read_write = patterns("feature.fs.read_write", section.read_write)?;
+    if !config.files.read_write.is_empty() {
+        warnings.push(
+            "feature.fs.read_write: writing in the target (what it names is read there and written here)"
+                .to_owned(),
+        );
+    }
     config.files.local = patterns("feature.fs.local", section.local)?;
     config.files.not_found = patterns("feature.fs.not_found", section.not_found)?;
     config.files.mapping = section.mapping.unwrap_or_default().into_iter().collect();

@@ -126,6 +126,7 @@ impl World for LocalWorld {
                 let launching = Launching {
                     spec: Arc::clone(&self.spec),
                     environment,
+                    hostname: link.hello().hostname.clone(),
                     stdio: Some(self.stdio),
                     ignored_signals: self.ignored_signals,
                 };
@@ -267,7 +268,8 @@ impl Steps {
         let network = network.await?;
         let options = FileOptions { dns_remote: config.dns.remote, helper: role::program().ok() };
         let files = Files::new(Arc::new(link.clone()), world.events.clone(), options);
-        let linked = async { LayerLink::new(supervisor_link, files) };
+        let owners = network.handle().owners();
+        let linked = async { LayerLink::new(supervisor_link, files, owners) };
         let linked = self.step("linking to the layer", async {
             linked.await.map_err(|error| Failure::caused(&error, ""))
         });

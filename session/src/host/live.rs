@@ -63,6 +63,8 @@ pub(crate) struct Live {
 pub(super) struct Launching {
     pub(super) spec: Arc<SessionSpec>,
     pub(super) environment: Vec<EnvEntry>,
+    /// The target's host name.
+    pub(super) hostname: bytes::Bytes,
     pub(super) stdio: Option<[OwnedFd; 3]>,
     pub(super) ignored_signals: u64,
 }
@@ -250,7 +252,10 @@ impl Launching {
         let spec = &self.spec;
         let merged = env::merge(&spec.config.env, &spec.environment, &self.environment, &spec.id);
         tracing::info!(taken = merged.taken, excluded = merged.excluded, "environment of the target");
-        let rules = layer_rules(&spec.config, self.default_rules(), spec.report_local_files);
+        let mut rules = layer_rules(&spec.config, self.default_rules(), spec.report_local_files);
+        if spec.config.hostname {
+            rules.hostname.clone_from(&self.hostname);
+        }
         let bytes = |text: &std::ffi::OsStr| bytes::Bytes::copy_from_slice(text.as_bytes());
         layer::Launch {
             arguments: spec.command.iter().map(|argument| bytes(argument)).collect(),
@@ -347,7 +352,10 @@ impl Translation {
             Some(Kind::UnixConnect(call)) => {
                 return self.unix.connect(message.id, call, self.layer.clone(), self.events.clone());
             }
-            Some(Kind::Ready(_) | Kind::Started(_) | Kind::File(_) | Kind::FileReport(_)) | None => return,
+            Some(
+                Kind::Ready(_) | Kind::Started(_) | Kind::File(_) | Kind::FileReport(_) | Kind::SocketMade(_),
+            )
+            | None => return,
         };
         // Closed: the session has ended.
         drop(self.layer_tx.send(event).await);

@@ -21,7 +21,7 @@ use crate::{
     events::Events,
     http::HttpTaps,
     limits::{RELAY_CHUNK, REPLAY_TIMEOUT},
-    network::{Tap, TapContext},
+    network::{Owner, Tap, TapContext},
 };
 
 /// Headers that are made anew: they frame the message or belong to the old connection.
@@ -166,6 +166,7 @@ impl Prepared {
             port: self.port,
             peer: self.client,
             connection,
+            owner: Owner::default(),
             mid_stream: false,
         });
         tap.client(now_ns(), &self.bytes);

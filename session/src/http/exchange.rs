@@ -98,12 +98,12 @@ impl Exchanges {
             head.header("host").map(|host| String::from_utf8_lossy(host).into_owned()).unwrap_or_default();
         let upgrade = head.header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"));
         let protocol = if upgrade { "websocket".to_owned() } else { format!("HTTP/1.{}", head.minor) };
-        let TapContext { direction, mode, port, peer, connection, .. } = self.context;
+        let TapContext { direction, mode, port, peer, connection, owner, .. } = self.context;
         let ip = match peer.ip() {
             std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
             std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        self.events.emit(wire::Event {
+        let mut event = wire::Event {
             time_ns: i64::try_from(started_ns).unwrap_or(0),
             kind: wire::Kind::Request.into(),
             subject: format!("{} {path}", head.method),
@@ -123,7 +123,9 @@ impl Exchanges {
                 ..wire::Request::default()
             })),
             ..wire::Event::default()
-        })
+        };
+        owner.mark(&mut event);
+        self.events.emit(event)
     }
 
     /// Writes down how a request ended; `error` is empty when a whole response came.

@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     events::Taken,
     limits::{BODY_BYTES, HTTP_HEAD_BYTES},
-    network::{Tap, TapContext},
+    network::{Owner, Tap, TapContext},
     redact,
 };
 use mirrord_protocol::session::v1 as wire;
@@ -42,6 +42,7 @@ fn play_with(mid_stream: bool, says: &[Say]) -> (Vec<wire::Event>, HttpCount) {
         port: 80,
         peer,
         connection: 9,
+        owner: Owner::default(),
         mid_stream,
     });
     let ns = |ms: &u64| 1_000_000_000 + ms * 1_000_000;
@@ -234,6 +235,7 @@ fn a_huge_body_is_counted_and_not_kept() {
         port: 80,
         peer,
         connection: 1,
+        owner: Owner::default(),
         mid_stream: false,
     });
     tap.client(1, b"GET / HTTP/1.1\r\n\r\n");

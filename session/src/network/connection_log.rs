@@ -4,7 +4,10 @@ use std::{net::SocketAddr, time::Instant};
 
 use mirrord_protocol::session::v1::{self as wire, connection::Stage};
 
-use super::outgoing_rules::{Place, Route};
+use super::{
+    outgoing_rules::{Place, Route},
+    owners::Owner,
+};
 use crate::events::Events;
 
 /// The event of a connection that is open. Dropping it says that the session ended before the connection did.
@@ -12,6 +15,7 @@ pub(super) struct ConnectionLog {
     events: Events,
     seq: u64,
     started: Instant,
+    owner: Owner,
     done: bool,
 }
 
@@ -48,7 +52,22 @@ impl ConnectionLog {
             })),
             ..wire::Event::default()
         };
-        Self { events: events.clone(), seq: events.emit(event), started: Instant::now(), done: false }
+        Self {
+            events: events.clone(),
+            seq: events.emit(event),
+            started: Instant::now(),
+            owner: Owner::default(),
+            done: false,
+        }
+    }
+
+    /// Whose socket it is; shown from the next change on.
+    pub(super) const fn owned_by(&mut self, owner: Owner) {
+        self.owner = owner;
+    }
+
+    pub(super) const fn owner(&self) -> Owner {
+        self.owner
     }
 
     /// The connection stands; the time until now is its latency.
@@ -97,6 +116,7 @@ impl ConnectionLog {
 
     fn change(&self, change: impl FnOnce(&mut wire::Event, &mut wire::Connection)) {
         self.events.update(self.seq, |event| {
+            self.owner.mark(event);
             if let Some(wire::event::Detail::ConnectionDetail(mut detail)) = event.detail.take() {
                 change(event, &mut detail);
                 event.detail = Some(wire::event::Detail::ConnectionDetail(detail));

@@ -80,10 +80,11 @@ impl Incoming {
     async fn serve(self, stolen: Stolen) {
         let Stolen { tx, rx, port, client, server, .. } = stolen;
         let connection = self.shared.connection_id();
-        let log = self.log(connection, wire::Mode::Steal, port, client, server);
+        let mut log = self.log(connection, wire::Mode::Steal, port, client, server);
         let local = self.local_port(port);
         match delivery::connect(&self.shared.netns, client, server.ip(), local).await {
             Ok(socket) => {
+                log.owned_by(self.shared.owner_of_listener(&socket));
                 log.connected(Some(server));
                 self.lock().remove(&port);
                 self.count(port, true).await;
@@ -93,6 +94,7 @@ impl Incoming {
                     port,
                     peer: client,
                     connection,
+                    owner: log.owner(),
                     mid_stream: false,
                 };
                 let observer = Observer::new((self.shared.tap)(context));

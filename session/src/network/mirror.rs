@@ -25,6 +25,7 @@ use super::{
     connection_log::{ConnectionLog, Totals},
     delivery,
     incoming::{Incoming, next_pause},
+    owners::Owner,
     relay,
     tap::{Tap, TapContext},
 };
@@ -136,6 +137,7 @@ impl Mirror {
             port,
             peer: client,
             connection,
+            owner: Owner::default(),
             mid_stream: opened.mid_stream,
         });
         // Half a connection makes no sense to the local process.

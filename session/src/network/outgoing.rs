@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{
+    connection_log::ConnectionLog,
     incoming::close,
     prepared::{FarEnd, Prepared, Ready},
     relay::{self, Observer, Side},
@@ -35,7 +36,7 @@ pub(super) async fn run(shared: SharedRef, prepared: Arc<Prepared>, listener: Tc
         let ready = to.as_ref().ok().and_then(|to| prepared.take(from, *to));
         match (to, ready) {
             (Ok(to), Some(ready)) => {
-                let task = serve(shared.clone(), near, to, ready);
+                let task = serve(shared.clone(), near, (from, to), ready);
                 shared.tasks.open(task);
             }
             (to, _) => {
@@ -47,11 +48,12 @@ pub(super) async fn run(shared: SharedRef, prepared: Arc<Prepared>, listener: Tc
     }
 }
 
-async fn serve(shared: SharedRef, near: TcpStream, to: SocketAddr, ready: Ready) {
+async fn serve(shared: SharedRef, near: TcpStream, (from, to): (SocketAddr, SocketAddr), ready: Ready) {
     let Ready { far, log, connection } = ready;
     if let Err(error) = near.set_nodelay(true) {
         tracing::debug!(%error, %to, "small writes of this connection may be late");
     }
+    let owner = log.as_ref().map(ConnectionLog::owner).unwrap_or_default();
     let observer = || {
         Observer::new((shared.tap)(TapContext {
             direction: wire::Direction::Outgoing,
@@ -59,11 +61,12 @@ async fn serve(shared: SharedRef, near: TcpStream, to: SocketAddr, ready: Ready)
             port: to.port(),
             peer: to,
             connection,
+            owner,
             mid_stream: false,
         }))
     };
     let (observer, end) = match far {
-        FarEnd::Resolver => return resolver::serve_stream(shared, near, to).await,
+        FarEnd::Resolver => return resolver::serve_stream(shared, near, from, to).await,
         FarEnd::Remote(connected) => {
             let observer = observer();
             let end = relay::with_agent(near, connected.tx, connected.rx, Side::Client, &observer).await;

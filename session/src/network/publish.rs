@@ -167,7 +167,7 @@ async fn connection(shared: SharedRef, outside: TcpStream, client: SocketAddr, p
         transport: "tcp".to_owned(),
         ..wire::Connection::default()
     };
-    let log = ConnectionLog::open(&shared.events, connection, client.to_string(), decision, detail);
+    let mut log = ConnectionLog::open(&shared.events, connection, client.to_string(), decision, detail);
     let server = super::session_netns::loopback_like(client.ip());
     // A server that listens on the target's address only is reached there.
     let connected = async {
@@ -182,6 +182,7 @@ async fn connection(shared: SharedRef, outside: TcpStream, client: SocketAddr, p
     };
     match connected.await {
         Ok(inside) => {
+            log.owned_by(shared.owner_of_listener(&inside));
             log.connected(inside.peer_addr().ok());
             let context = TapContext {
                 direction: wire::Direction::Local,
@@ -189,6 +190,7 @@ async fn connection(shared: SharedRef, outside: TcpStream, client: SocketAddr, p
                 port,
                 peer: client,
                 connection,
+                owner: log.owner(),
                 mid_stream: false,
             };
             let observer = Observer::new((shared.tap)(context));

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use mirrord_netns::Transport;
 use mirrord_protocol::{agent::v1 as agent, session::v1 as wire};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,6 +24,7 @@ use super::{
     dns_message::{self, Question, Reply, SERVFAIL},
     nameservers::DNS_PORT,
     outgoing_rules::{Place, Route, route_question},
+    owners::Owner,
     shared::{Shared, SharedRef},
 };
 use crate::{
@@ -67,7 +69,7 @@ pub(super) fn answer_datagram(
 ) {
     let (shared_task, relay) = (shared.clone(), relay.clone());
     shared.tasks.intake(async move {
-        if let Some(reply) = answer(&shared_task, server, &query, false).await {
+        if let Some(reply) = answer(&shared_task, (Transport::Udp, src, server), &query).await {
             // The agent asks with the program's own message, so the reply fits; a host's reply may have come over TCP.
             let fits = reply.len() <= dns_message::udp_payload(&query);
             let reply = if fits { reply } else { dns_message::truncated(&query).unwrap_or(reply) };
@@ -77,7 +79,12 @@ pub(super) fn answer_datagram(
 }
 
 /// Serves a TCP connection to a name server: messages with a length in front (RFC 1035 section 4.2.2), one after the other.
-pub(super) async fn serve_stream(shared: SharedRef, mut stream: TcpStream, server: SocketAddr) {
+pub(super) async fn serve_stream(
+    shared: SharedRef,
+    mut stream: TcpStream,
+    src: SocketAddr,
+    server: SocketAddr,
+) {
     let mut serve = async || -> io::Result<()> {
         loop {
             let length = match timeout(DNS_IDLE, stream.read_u16()).await {
@@ -87,7 +94,8 @@ pub(super) async fn serve_stream(shared: SharedRef, mut stream: TcpStream, serve
             };
             let mut query = vec![0; length.into()];
             timeout(DNS_IDLE, stream.read_exact(&mut query)).await??;
-            let Some(reply) = answer(&shared, server, &query.into(), true).await else { return Ok(()) };
+            let from = (Transport::Tcp, src, server);
+            let Some(reply) = answer(&shared, from, &query.into()).await else { return Ok(()) };
             let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
             stream.write_u16(length).await?;
             stream.write_all(&reply).await?;
@@ -101,7 +109,12 @@ pub(super) async fn serve_stream(shared: SharedRef, mut stream: TcpStream, serve
 }
 
 /// The reply to one message; `None`: nobody answered, or it is no question.
-async fn answer(shared: &Shared, server: SocketAddr, query: &Bytes, tcp: bool) -> Option<Bytes> {
+async fn answer(
+    shared: &Shared,
+    (transport, src, server): (Transport, SocketAddr, SocketAddr),
+    query: &Bytes,
+) -> Option<Bytes> {
+    let tcp = transport == Transport::Tcp;
     let question = match dns_message::question(query) {
         Ok(question) => question,
         Err(error) => {
@@ -111,10 +124,15 @@ async fn answer(shared: &Shared, server: SocketAddr, query: &Bytes, tcp: bool) -
     };
     let started = Instant::now();
     let route = route_question(&shared.dns, &shared.names.forms(&question.name), DNS_PORT);
-    let result = match route.place {
-        Place::Remote => ask_remote(shared, server, query, tcp).await,
-        Place::Local => ask_local(shared, server.ip(), query, tcp).await,
+    let asking = async {
+        match route.place {
+            Place::Remote => ask_remote(shared, server, query, tcp).await,
+            Place::Local => ask_local(shared, server.ip(), query, tcp).await,
+        }
     };
+    // Polled second, so that looking for the program's socket takes place while the name server works.
+    let (result, socket) = tokio::join!(asking, async { shared.netns.socket_of(transport, src, server) });
+    let owner = shared.owners.of(socket);
     let (reply, error, asked) = match result {
         Ok((message, asked)) => {
             let reply = dns_message::reply(&message).unwrap_or_default();
@@ -132,7 +150,7 @@ async fn answer(shared: &Shared, server: SocketAddr, query: &Bytes, tcp: bool) -
             )
         }
     };
-    record(shared, &question, &route, started, reply.as_ref().map(|(_, reply)| reply), error, asked);
+    record(shared, owner, (&question, &route, started), reply.as_ref().map(|(_, reply)| reply), error, asked);
     reply.map(|(message, _)| message)
 }
 
@@ -214,15 +232,14 @@ async fn ask_stream(to: SocketAddr, query: &Bytes) -> io::Result<Bytes> {
 
 fn record(
     shared: &Shared,
-    question: &Question,
-    route: &Route,
-    started: Instant,
+    owner: Owner,
+    (question, route, started): (&Question, &Route, Instant),
     reply: Option<&Reply>,
     error: String,
     server: String,
 ) {
     let rcode = reply.map(|reply| dns_message::rcode_name(reply.rcode)).unwrap_or_default();
-    shared.events.emit(wire::Event {
+    let mut event = wire::Event {
         kind: wire::Kind::Dns.into(),
         subject: question.name.clone(),
         decision: Some(decision(route)),
@@ -236,5 +253,7 @@ fn record(
             server,
         })),
         ..wire::Event::default()
-    });
+    };
+    owner.mark(&mut event);
+    shared.events.emit(event);
 }

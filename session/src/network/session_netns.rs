@@ -136,6 +136,15 @@ impl SessionNetns {
         lock(&self.diag).listener_for(Transport::Tcp, flow.src, flow.dst).unwrap_or(true)
     }
 
+    /// SO_COOKIE of the session's socket at the near end of a flow: the one that sent its first packet, or that listens where the
+    /// flow arrives. `None`: it is gone already.
+    pub(super) fn socket_of(&self, transport: Transport, near: SocketAddr, far: SocketAddr) -> Option<u64> {
+        lock(&self.diag).cookie(transport, near, far).unwrap_or_else(|error| {
+            tracing::debug!(%error, %near, %far, "socket diagnosis failed");
+            None
+        })
+    }
+
     /// The listening sockets of the session, our own left out.
     pub(super) fn listeners(&self) -> Result<Vec<Listener>, mirrord_netns::sock_diag::SockDiagError> {
         let mut listeners = lock(&self.diag).listeners()?;

@@ -9,10 +9,17 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use mirrord_netns::Transport;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{names::Names, nameservers::Nameservers, session_netns::SessionNetns, tap::TapFactory};
+use super::{
+    names::Names,
+    nameservers::Nameservers,
+    owners::{Owner, SocketOwners},
+    session_netns::SessionNetns,
+    tap::TapFactory,
+};
 use crate::{agent_link::AgentLink, config, events::Events};
 
 /// One per session; every task holds it.
@@ -26,6 +33,7 @@ pub(super) struct Shared {
     pub(super) dns: config::Dns,
     pub(super) names: Names,
     pub(super) nameservers: Nameservers,
+    pub(super) owners: SocketOwners,
     pub(super) tasks: Tasks,
     pub(super) connections: AtomicU64,
 }
@@ -34,6 +42,19 @@ impl Shared {
     /// Number of the next connection, the first being 1.
     pub(super) fn connection_id(&self) -> u64 {
         self.connections.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Who made the session's socket at the near end of a flow. Ask while the flow lives.
+    pub(super) fn owner_of(&self, transport: Transport, near: SocketAddr, far: SocketAddr) -> Owner {
+        self.owners.of(self.netns.socket_of(transport, near, far))
+    }
+
+    /// Who made the listener that has taken this connection of ours.
+    pub(super) fn owner_of_listener(&self, dialled: &TcpStream) -> Owner {
+        // A peer has no port 0, so what is found is the listener and not the socket that it has accepted.
+        let listener = dialled.peer_addr().ok();
+        let owner = listener.map(|at| self.owner_of(Transport::Tcp, at, SocketAddr::new(at.ip(), 0)));
+        owner.unwrap_or_default()
     }
 
     /// `NAME:PORT` when DNS gave a name for the address, else the address.

@@ -12,6 +12,8 @@ use std::{
 
 use mirrord_protocol::session::v1 as wire;
 
+use super::owners::Owner;
+
 /// Reader of one connection. Times are `CLOCK_REALTIME` in nanoseconds: of the packet when mirrored, else of the system call.
 pub trait Tap: Send {
     /// The next bytes that the client sent.
@@ -37,6 +39,8 @@ pub struct TapContext {
     pub peer: SocketAddr,
     /// Connection id of the events.
     pub connection: u64,
+    /// Who made the session's socket of the connection.
+    pub owner: Owner,
     /// The connection was open before the capture began: read from the next request on.
     pub mid_stream: bool,
 }

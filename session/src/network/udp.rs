@@ -136,7 +136,7 @@ impl UdpRelays {
     async fn open(&self, src: SocketAddr, dst: SocketAddr, opening: Opening) -> Result<(), i32> {
         // Also when this future is dropped half way, nobody shall wait for an association that never comes.
         let entry = Entry { relays: self.clone(), src, dst };
-        let (peer, association) = match association::open(&self.shared, dst).await {
+        let (peer, association) = match association::open(&self.shared, src, dst).await {
             Ok(opened) => opened,
             Err(errno) => {
                 opening.done_tx.send_replace(Some(Err(errno)));

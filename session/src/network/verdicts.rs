@@ -133,7 +133,7 @@ impl Verdicts {
         let names = self.shared.names.forms_of(dst.ip());
         let route = route_flow(&self.shared.outgoing, config::Transport::Tcp, dst, &names);
         let connection = self.shared.connection_id();
-        let log = self.log(&packet.flow, connection, decision(&route));
+        let mut log = self.log(&packet.flow, connection, decision(&route));
         let dial = async {
             match route.place {
                 Place::Remote => self.dial_remote(dst).await,
@@ -141,22 +141,29 @@ impl Verdicts {
             }
         };
         // A result counts even when the program gives up in the same moment: the relay then finds out.
-        let result = tokio::select! {
-            biased;
-            result = dial => result,
-            () = self.given_up(&packet.flow) => {
-                log.failed("the program gave up");
-                return self.answer(packet.id, Answer::Drop);
+        let attempt = async {
+            tokio::select! {
+                biased;
+                result = dial => Some(result),
+                () = self.given_up(&packet.flow) => None,
             }
         };
+        // The dial is polled first, so that looking for the program's socket takes place while the agent works.
+        let (result, socket) =
+            tokio::join!(attempt, async { self.shared.netns.socket_of(Transport::Tcp, src, dst) });
+        log.owned_by(self.shared.owners.of(socket));
         match result {
-            Ok((far, local)) => {
+            None => {
+                log.failed("the program gave up");
+                self.answer(packet.id, Answer::Drop);
+            }
+            Some(Ok((far, local))) => {
                 log.connected(local);
                 self.prepared.insert(src, dst, Ready { far, log: Some(log), connection });
                 let port = self.shared.netns.relay_port(&packet.flow);
                 self.answer(packet.id, Answer::Pass(Verdict::Redirect(port)));
             }
-            Err(errno) => {
+            Some(Err(errno)) => {
                 log.failed(&errno_name(errno));
                 let answer = refusal(errno);
                 if answer == Answer::Drop {

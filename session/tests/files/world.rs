@@ -19,6 +19,7 @@ use mirrord_session::{
     events::{Events, Taken},
     files::{FileOptions, Files, RemoteFiles},
     layer_link::{LayerEnd, LayerLink, LayerTask, start_supervisor},
+    network::SocketOwners,
 };
 use tokio::{sync::mpsc, time::timeout};
 
@@ -65,7 +66,7 @@ impl World {
         let (supervisor, link) = start_supervisor(&program, None).unwrap();
         let events = Events::new();
         let files = Files::new(target, events.clone(), FileOptions { helper: Some(program), ..options });
-        let (link, messages_rx, task) = LayerLink::new(link, files.clone()).unwrap();
+        let (link, messages_rx, task) = LayerLink::new(link, files.clone(), SocketOwners::default()).unwrap();
         let task = spawn(task);
         Self { events, files, link, messages_rx, task, supervisor, output: tempfile::tempfile().unwrap() }
     }

@@ -15,6 +15,7 @@ mod dns;
 mod incoming;
 mod measure;
 mod mirror;
+mod owners;
 mod ports;
 mod real_agent;
 mod runner;
@@ -38,6 +39,7 @@ const TESTS: &[Test] = &[
     Test::new("stream_deaf_peer_stalls_itself_only", tcp::deaf_peer),
     Test::new("outgoing_local_rule", tcp::local_rule),
     Test::new("outgoing_loopback", tcp::loopback),
+    Test::new("events_name_the_process", owners::events_name_the_process),
     Test::new("udp_unconnected", udp::unconnected),
     Test::new("udp_connected", udp::connected),
     Test::new("udp_refused", udp::refused),

@@ -14,6 +14,7 @@ use mirrord_netns::{
     seqpacket::SeqPacket,
 };
 use mirrord_protocol::{
+    layer::v1::{Caller, SocketMade},
     session::v1 as wire,
     sockets::{REPLY_BYTES, Reply, Request},
 };
@@ -21,7 +22,7 @@ use mirrord_session::{
     agent_link::AgentLink,
     config::{Config, Mode, PortSpec},
     events::Events,
-    network::{Network, NetworkHandle, NetworkSpec, Tap, TapContext},
+    network::{Network, NetworkHandle, NetworkSpec, SocketOwners, Tap, TapContext},
     testing::fake_agent::{FakeAgent, TOKEN},
 };
 use rustix::net::{AddressFamily, SocketType};
@@ -92,7 +93,7 @@ impl<A: Peer> World<A> {
     /// With the agent that `agent` starts; it may keep its files in the folder.
     pub(crate) fn around(agent: impl FnOnce(&Path) -> A, change: impl FnOnce(&mut Config)) -> Self {
         let (holder, child) = start_holder();
-        let programs = Programs::new(&holder);
+        let endpoint = Programs::endpoint(&holder);
         let mut config = Config::default();
         config.incoming.publish = false;
         change(&mut config);
@@ -119,12 +120,13 @@ impl<A: Peer> World<A> {
             (agent, link, network)
         });
         let handle = network.handle();
+        let owners = handle.owners();
         Self {
             agent,
             link,
             events,
             handle,
-            programs,
+            programs: Programs::new(endpoint, owners),
             taps,
             network: Some(network),
             runtime,
@@ -197,13 +199,27 @@ fn start_holder() -> (Holder, Child) {
 /// Makes sockets as the layer does for the session's programs.
 pub(crate) struct Programs {
     endpoint: Mutex<SeqPacket>,
+    owners: SocketOwners,
 }
 
 impl Programs {
-    fn new(holder: &Holder) -> Self {
+    fn new(endpoint: SeqPacket, owners: SocketOwners) -> Self {
+        Self { endpoint: Mutex::new(endpoint), owners }
+    }
+
+    fn endpoint(holder: &Holder) -> SeqPacket {
         let (ours, theirs) = SeqPacket::pair().unwrap();
         holder.serve(theirs).unwrap();
-        Self { endpoint: Mutex::new(ours) }
+        ours
+    }
+
+    /// A socket as [`Programs::socket`] makes it, of which the layer has said that this process made it.
+    pub(crate) fn socket_of(&self, pid: u32, family: AddressFamily, kind: SocketType) -> OwnedFd {
+        let socket = self.socket(family, kind);
+        let caller = Caller { pid, tid: pid + 1, comm: format!("program-{pid}").into() };
+        let cookie = rustix::net::sockopt::socket_cookie(&socket).unwrap();
+        self.owners.made(&SocketMade { caller: Some(caller), cookie });
+        socket
     }
 
     pub(crate) fn socket(&self, family: AddressFamily, kind: SocketType) -> OwnedFd {

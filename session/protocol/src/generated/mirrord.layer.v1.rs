@@ -4,7 +4,7 @@
 pub struct FromLayer {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "from_layer::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "from_layer::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
     pub kind: ::core::option::Option<from_layer::Kind>,
 }
 /// Nested message and enum types in `FromLayer`.
@@ -34,6 +34,8 @@ pub mod from_layer {
         TreeEmpty(super::TreeEmpty),
         #[prost(message, tag = "12")]
         Spawned(super::Spawned),
+        #[prost(message, tag = "13")]
+        SocketMade(super::SocketMade),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -167,6 +169,14 @@ pub struct Listening {
     #[prost(uint64, tag = "4")]
     pub cookie: u64,
 }
+/// A socket of the session netns was handed out; its SO_COOKIE.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SocketMade {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(uint64, tag = "2")]
+    pub cookie: u64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProcessExec {
     #[prost(uint32, tag = "1")]
@@ -279,6 +289,9 @@ pub struct Rules {
     /// Programs that are started outside the session, by file name.
     #[prost(string, repeated, tag = "7")]
     pub skip: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Name that uname(2) shows; empty: this machine's.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub hostname: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PathRule {

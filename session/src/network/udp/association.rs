@@ -55,7 +55,11 @@ enum From {
 }
 
 /// Opens the far end for datagrams to `dst` as the rules say.
-pub(super) async fn open(shared: &Shared, dst: SocketAddr) -> Result<(Peer, Association), i32> {
+pub(super) async fn open(
+    shared: &Shared,
+    src: SocketAddr,
+    dst: SocketAddr,
+) -> Result<(Peer, Association), i32> {
     let route = route_flow(&shared.outgoing, Transport::Udp, dst, &shared.names.forms_of(dst.ip()));
     let (subject, name) = shared.subject(dst);
     let detail = wire::Connection {
@@ -66,13 +70,19 @@ pub(super) async fn open(shared: &Shared, dst: SocketAddr) -> Result<(Peer, Asso
         name,
         ..wire::Connection::default()
     };
-    let log = ConnectionLog::open(&shared.events, shared.connection_id(), subject, decision(&route), detail);
-    let far = match route.place {
-        Place::Remote => open_remote(shared, dst).await,
-        Place::Local => {
-            open_local(dst).await.map_err(|error| error.raw_os_error().unwrap_or(libc::EHOSTUNREACH))
+    let mut log =
+        ConnectionLog::open(&shared.events, shared.connection_id(), subject, decision(&route), detail);
+    let opening = async {
+        match route.place {
+            Place::Remote => open_remote(shared, dst).await,
+            Place::Local => {
+                open_local(dst).await.map_err(|error| error.raw_os_error().unwrap_or(libc::EHOSTUNREACH))
+            }
         }
     };
+    let (far, socket) =
+        tokio::join!(opening, async { shared.netns.socket_of(mirrord_netns::Transport::Udp, src, dst) });
+    log.owned_by(shared.owners.of(socket));
     match far {
         Ok((to, from, local)) => {
             log.connected(Some(local));
