@@ -103,12 +103,11 @@ impl Decider {
 
 impl Rule {
     fn compile(rule: &PathRule) -> Result<Self, DecideError> {
-        let pattern = RegexBuilder::new(&rule.pattern)
-            .case_insensitive(true)
-            .build()
-            .map_err(|source| DecideError { rule: rule.name.clone(), source })?;
-        let mapping =
-            (!rule.replacement.is_empty()).then(|| (pattern, rule.replacement.clone().into_bytes()));
+        // The set tells which rules match; only a mapping needs its pattern by itself.
+        let mapping = match rule.replacement.as_str() {
+            "" => None,
+            replacement => Some((regex(rule)?, replacement.as_bytes().to_vec())),
+        };
         let decided = side(rule.decision());
         Ok(Self {
             side: if mapping.is_some() { decided } else { Some(decided.unwrap_or(Side::Local)) },

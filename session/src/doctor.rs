@@ -1,6 +1,6 @@
 //! What this machine allows: the kernel's features one by one, and which attachment follows from them.
 
-use mirrord_netns::probe;
+use mirrord_netns::probe::{self, Probe};
 use serde::Serialize;
 
 use crate::{
@@ -36,7 +36,9 @@ pub struct Finding {
 }
 
 /// Probes without which the syscall attachment cannot work; the others only make something better.
-const NEEDED: [&str; 4] = ["network namespace", "nft owner table", "nat redirect", "seccomp notification"];
+const NEEDED: [&str; 4] = ["netns", "nft-owner", "nft-redirect", "seccomp-listener"];
+/// The probe without which the results of connect(2) come too early.
+const QUEUE: &str = "nfqueue";
 
 /// Whether a target on this machine is there.
 #[must_use]
@@ -52,25 +54,63 @@ pub fn examine_local(target: &Target) -> preflight::Report {
 /// Tries every feature; takes less than 100 ms and leaves nothing behind.
 #[must_use]
 pub fn examine() -> Report {
-    let probes: Vec<Finding> = probe::all()
+    report(probe::all())
+}
+
+fn report(probes: Vec<Probe>) -> Report {
+    let probes: Vec<Finding> = probes
         .into_iter()
         .map(|probe| Finding {
             name: probe.name.to_owned(),
             works: probe.result.is_ok(),
             detail: probe.result.unwrap_or_else(|why| why),
-            hint: probe.hint.to_owned(),
+            hint: probe.hint,
         })
         .collect();
-    let missing: Vec<&str> = probes
-        .iter()
-        .filter(|probe| !probe.works && NEEDED.contains(&probe.name.as_str()))
-        .map(|probe| probe.name.as_str())
-        .collect();
-    let usable = missing.is_empty();
-    let reason = if usable {
-        "system calls can be trapped and a session netns can be made: every binary works, static ones included".to_owned()
+    let missing: Vec<&str> = probes.iter().filter(|probe| !probe.works).map(|probe| &*probe.name).collect();
+    let needed: Vec<&str> = missing.iter().copied().filter(|name| NEEDED.contains(name)).collect();
+    let usable = needed.is_empty();
+    let reason = if !usable {
+        format!("the syscall attachment needs what is missing here: {}", needed.join(", "))
+    } else if missing.contains(&QUEUE) {
+        "every binary works, but this kernel cannot hold packets: connect(2) succeeds before the target has answered, UDP is limited to \
+         DNS, and loopback stays inside the session"
+            .to_owned()
     } else {
-        format!("the syscall attachment needs what is missing here: {}", missing.join(", "))
+        "system calls can be trapped and a session netns can be made: every binary works, static ones included".to_owned()
     };
     Report { attachment: if usable { "syscall" } else { "none" }, reason, usable, probes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn without(missing: &str) -> Report {
+        let mut probes = probe::all();
+        for probe in &mut probes {
+            let works = probe.name != missing;
+            probe.result = if works { Ok("found".to_owned()) } else { Err("not there".to_owned()) };
+        }
+        report(probes)
+    }
+
+    #[test]
+    fn what_is_needed_is_asked_and_its_lack_is_named() {
+        for needed in NEEDED {
+            let report = without(needed);
+            assert!(!report.usable && report.attachment == "none", "{needed}");
+            assert!(report.reason.contains(needed), "{}", report.reason);
+        }
+        for other in ["fuse", "capture", ""] {
+            assert!(without(other).usable && without(other).reason.contains("every binary works"));
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_a_queue_is_usable_and_told_apart() {
+        let report = without(QUEUE);
+        assert!(report.usable && report.attachment == "syscall");
+        assert!(report.reason.contains("cannot hold packets"), "{}", report.reason);
+    }
 }

@@ -11,6 +11,7 @@
 //! ports/driver: what is subscribed, what listens, publish on the host's loopback
 //! ```
 
+mod attempt;
 mod connection_log;
 mod delivery;
 pub mod dns_message;
@@ -30,6 +31,7 @@ mod session_netns;
 mod shared;
 mod tap;
 mod udp;
+mod unheld;
 mod verdicts;
 
 use std::{
@@ -88,6 +90,8 @@ pub struct NetworkSpec {
     pub events: Events,
     /// Makes the sockets of the session netns.
     pub holder: Holder,
+    /// First packets are held until the target has answered, where the kernel can; false: never.
+    pub hold: bool,
     /// Makes the readers beside the relays.
     pub tap: TapFactory,
 }
@@ -151,7 +155,7 @@ impl Network {
             .collect();
         let nameservers = Nameservers::new(&facts.nameservers);
         let names = Names::new(&facts.search);
-        let (netns, intake) = SessionNetns::set_up(spec.holder, addresses)?;
+        let (netns, intake) = SessionNetns::set_up(spec.holder, addresses, spec.hold)?;
         let shared = Arc::new(Shared {
             netns,
             agent: spec.agent,
@@ -181,7 +185,7 @@ impl Network {
     }
 }
 
-fn start_tasks(shared: SharedRef, Intake { relays, destroyed }: Intake) -> NetworkHandle {
+fn start_tasks(shared: SharedRef, Intake { relays, questions, destroyed }: Intake) -> NetworkHandle {
     let (requests_tx, requests_rx) = mpsc::channel(PORT_REQUESTS);
     let (ports_tx, ports) = watch::channel(Vec::new());
     let (listeners_tx, listeners) = watch::channel(Vec::new());
@@ -191,6 +195,12 @@ fn start_tasks(shared: SharedRef, Intake { relays, destroyed }: Intake) -> Netwo
     let verdicts = Verdicts::new(shared.clone(), prepared.clone(), UdpRelays::new(shared.clone()));
     let tasks = &shared.tasks;
     tasks.intake(verdicts.clone().run());
+    if let Some(questions) = questions {
+        unheld::explain(&shared);
+        for socket in questions {
+            tasks.intake(unheld::questions(shared.clone(), socket));
+        }
+    }
     for listener in relays {
         tasks.intake(outgoing::run(shared.clone(), prepared.clone(), listener));
     }

@@ -258,6 +258,7 @@ impl Steps {
             agent: link.clone(),
             events: world.events.clone(),
             holder,
+            hold: true,
             tap: world.taps.factory(),
         };
         let network = self.step("setting up the session's network", async {

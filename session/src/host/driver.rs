@@ -182,7 +182,7 @@ impl<P: Parts> Driver<P> {
                 // Before what follows from it: the agent's process and its link end a moment later.
                 Ok(()) = inputs.ending_rx.changed() => {
                     let ending = inputs.ending_rx.borrow_and_update().clone();
-                    ending.map_or(Next::Continue, |ending| self.agent_ending(ending))
+                    ending.map_or(Next::Continue, |ending| self.agent_ending(&ending))
                 }
                 Ok(()) = inputs.agent_rx.changed() => {
                     let link = inputs.agent_rx.borrow_and_update().clone();
@@ -347,7 +347,7 @@ impl<P: Parts> Driver<P> {
     }
 
     /// The agent takes leave without being asked. Without its target the session has no sense; otherwise the agent may come back.
-    fn agent_ending(&mut self, ending: AgentEnding) -> Next {
+    fn agent_ending(&mut self, ending: &AgentEnding) -> Next {
         if ending.target_ended {
             return self.lost(Failure::new("the target has ended", "start it again, then the session"));
         }

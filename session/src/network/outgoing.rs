@@ -17,6 +17,7 @@ use super::{
     resolver,
     shared::SharedRef,
     tap::TapContext,
+    unheld,
 };
 use crate::limits::QUEUE_RETRY;
 
@@ -39,6 +40,10 @@ pub(super) async fn run(shared: SharedRef, prepared: Arc<Prepared>, listener: Tc
                 let task = serve(shared.clone(), near, (from, to), ready);
                 shared.tasks.open(task);
             }
+            (Ok(to), None) if shared.netns.queue.is_none() && to.port() != shared.netns.relay_port => {
+                let task = unheld::connection(shared.clone(), near, (from, to));
+                shared.tasks.open(task);
+            }
             (to, _) => {
                 // A program that connects to the relay's own port, or one whose far end was swept away.
                 tracing::debug!(?to, %from, "a connection that nobody expects");
@@ -48,7 +53,13 @@ pub(super) async fn run(shared: SharedRef, prepared: Arc<Prepared>, listener: Tc
     }
 }
 
-async fn serve(shared: SharedRef, near: TcpStream, (from, to): (SocketAddr, SocketAddr), ready: Ready) {
+/// Relays a connection whose far end is ready.
+pub(super) async fn serve(
+    shared: SharedRef,
+    near: TcpStream,
+    (from, to): (SocketAddr, SocketAddr),
+    ready: Ready,
+) {
     let Ready { far, log, connection } = ready;
     if let Err(error) = near.set_nodelay(true) {
         tracing::debug!(%error, %to, "small writes of this connection may be late");

@@ -15,7 +15,7 @@ use mirrord_netns::{
     conntrack::Conntrack,
     holder::Holder,
     nfqueue::Queue,
-    nft::{LOCAL_MARK, SessionTable},
+    nft::{LOCAL_MARK, NftError, SessionTable},
     sock_diag::{DestroyEvents, Listener, SockDiag},
     sockopt,
 };
@@ -33,19 +33,24 @@ const QUEUE: u16 = 7;
 
 /// The session netns.
 pub(super) struct SessionNetns {
-    holder: Holder,
-    /// Held first packets.
-    pub(super) queue: AsyncFd<Queue>,
+    sockets: Sockets,
+    /// Held first packets; `None`: this kernel holds none.
+    pub(super) queue: Option<AsyncFd<Queue>>,
     diag: Mutex<SockDiag>,
     conntrack: Mutex<Conntrack>,
     /// The rules live as long as this.
     _table: SessionTable,
     /// Addresses of the target, which are the namespace's own.
     addresses: Vec<IpAddr>,
-    /// Ports of the relay listeners, v4 and v6.
-    relay_ports: (u16, u16),
+    /// Port of the relay listeners, v4 and v6.
+    pub(super) relay_port: u16,
     /// Cookies of our own listeners, which are none of the session's.
     own: Vec<u64>,
+}
+
+/// Makes sockets inside, marked as ours.
+struct Sockets {
+    holder: Holder,
     next_port: Mutex<u16>,
 }
 
@@ -53,63 +58,57 @@ pub(super) struct SessionNetns {
 pub(super) struct Intake {
     /// Redirected connections, v4 and v6.
     pub(super) relays: [TcpListener; 2],
+    /// Redirected questions to name servers, v4 and v6: only where the kernel holds no packets.
+    pub(super) questions: Option<[UdpSocket; 2]>,
     /// TCP sockets that are gone.
     pub(super) destroyed: AsyncFd<DestroyEvents>,
 }
 
 impl SessionNetns {
-    /// Brings the namespace into the shape of the target.
-    pub(super) fn set_up(holder: Holder, addresses: Vec<IpAddr>) -> Result<(Self, Intake), NetworkError> {
+    /// Brings the namespace into the shape of the target. `hold` false: as on a kernel without a packet queue.
+    pub(super) fn set_up(
+        holder: Holder,
+        addresses: Vec<IpAddr>,
+        hold: bool,
+    ) -> Result<(Self, Intake), NetworkError> {
         let ipv6 = addresses.iter().any(IpAddr::is_ipv6);
-        let inside = |protocol: i32, step: &'static str| {
-            netlink(&holder, protocol).map_err(|source| NetworkError::SetUp { step, source })
-        };
         holder.configure(&addresses, ipv6).map_err(set_up("give it the target's addresses"))?;
-        let queue = inside(libc::NETLINK_NETFILTER, "make the queue's socket")?;
-        let queue = Queue::from_socket(queue, QUEUE).map_err(set_up("bind the packet queue"))?;
+        let sockets = Sockets { holder, next_port: Mutex::new(*RELAY_PORTS.start()) };
+        let inside = |protocol: i32, step: &'static str| {
+            netlink(&sockets.holder, protocol).map_err(|source| NetworkError::SetUp { step, source })
+        };
         let diag = SockDiag::from_socket(inside(libc::NETLINK_SOCK_DIAG, "make the diagnosis socket")?);
         let destroyed = DestroyEvents::from_socket(inside(libc::NETLINK_SOCK_DIAG, "make the event socket")?)
             .map_err(set_up("listen for closed sockets"))?;
         let conntrack = Conntrack::from_socket(inside(libc::NETLINK_NETFILTER, "make the conntrack socket")?);
-        // Rules come last: from here on packets are held, and the queue above is there to take them.
-        let table = SessionTable::install(inside(libc::NETLINK_NETFILTER, "make the rules' socket")?, QUEUE)
-            .map_err(set_up("install the rules"))?;
+        let (relays, relay_port) =
+            sockets.relay_listeners().map_err(set_up("listen for redirected connections"))?;
+        let own = relays.iter().map(sockopt::cookie);
+        let own = own.collect::<Result<_, _>>().map_err(set_up("name the relay's socket"))?;
+        // Rules come last: from here on packets are held, and the queue is there to take them.
+        let (table, queue, questions) = match if hold { held(inside)? } else { None } {
+            Some((table, queue)) => (table, Some(queue), None),
+            None => {
+                let (questions, port) =
+                    sockets.question_sockets().map_err(set_up("take questions to name servers"))?;
+                let socket = inside(libc::NETLINK_NETFILTER, "make the rules' socket")?;
+                let table = SessionTable::install_redirect_only(socket, relay_port, port);
+                (table.map_err(set_up("install the rules"))?, None, Some(questions))
+            }
+        };
         table.answer_pings(&addresses).map_err(set_up("let its own addresses answer pings"))?;
-        let mut netns = Self {
-            holder,
-            queue: readable(queue).map_err(set_up("poll the packet queue"))?,
+        let netns = Self {
+            queue: queue.map(readable).transpose().map_err(set_up("poll the packet queue"))?,
             diag: Mutex::new(diag),
             conntrack: Mutex::new(conntrack),
             _table: table,
             addresses,
-            relay_ports: (0, 0),
-            own: Vec::new(),
-            next_port: Mutex::new(*RELAY_PORTS.start()),
+            relay_port,
+            own,
+            sockets,
         };
-        let relays = [
-            netns
-                .relay_listener(Ipv4Addr::LOCALHOST.into())
-                .map_err(set_up("listen for redirected connections"))?,
-            netns
-                .relay_listener(Ipv6Addr::LOCALHOST.into())
-                .map_err(set_up("listen for redirected IPv6 connections"))?,
-        ];
-        let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-        let [v4, v6] = &relays;
-        netns.relay_ports = (
-            port(v4).map_err(set_up("name the relay's port"))?,
-            port(v6).map_err(set_up("name the relay's IPv6 port"))?,
-        );
-        for relay in &relays {
-            netns.own.push(sockopt::cookie(relay).map_err(set_up("name the relay's socket"))?);
-        }
         let destroyed = readable(destroyed).map_err(set_up("poll the event socket"))?;
-        Ok((netns, Intake { relays, destroyed }))
-    }
-
-    /// Port of the relay listener for a flow of this family.
-    pub(super) const fn relay_port(&self, flow: &Flow) -> u16 {
-        if flow.dst.is_ipv4() { self.relay_ports.0 } else { self.relay_ports.1 }
+        Ok((netns, Intake { relays, questions, destroyed }))
     }
 
     /// Whether the address belongs to the namespace itself: loopback, or one of the target's.
@@ -161,7 +160,7 @@ impl SessionNetns {
 
     /// Dials inside the namespace from any address, e.g. that of a client far away.
     pub(super) async fn dial(&self, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
-        let socket = self.socket(to.ip(), libc::SOCK_STREAM, 0)?;
+        let socket = self.sockets.make(to.ip(), libc::SOCK_STREAM, 0)?;
         sockopt::bind_from(&socket, from)?;
         let stream = TcpSocket::from_std_stream(std::net::TcpStream::from(socket)).connect(to).await?;
         stream.set_nodelay(true)?;
@@ -171,49 +170,93 @@ impl SessionNetns {
     /// A UDP socket on loopback, on a port outside the range from which programs get theirs.
     pub(super) fn udp_relay(&self, family_of: IpAddr) -> io::Result<UdpSocket> {
         let loopback = loopback_like(family_of);
-        let socket = self.socket(loopback, libc::SOCK_DGRAM, 0)?;
-        self.bind_relay(&socket, loopback)?;
+        let socket = self.sockets.make(loopback, libc::SOCK_DGRAM, 0)?;
+        self.sockets.bind(&socket, loopback)?;
         UdpSocket::from_std(std::net::UdpSocket::from(socket))
     }
 
     /// A raw socket for ICMP, bound to `source`, an address of nobody.
     pub(super) fn icmp(&self, source: IpAddr) -> io::Result<OwnedFd> {
         let protocol = if source.is_ipv4() { libc::IPPROTO_ICMP } else { libc::IPPROTO_ICMPV6 };
-        let socket = self.socket(source, libc::SOCK_RAW, protocol)?;
+        let socket = self.sockets.make(source, libc::SOCK_RAW, protocol)?;
         if source.is_ipv6() {
             options::set_ipv6_freebind(&socket, true)?;
         }
         rustix::net::bind(&socket, &SocketAddr::new(source, 0))?;
         Ok(socket)
     }
+}
 
-    fn relay_listener(&self, loopback: IpAddr) -> io::Result<TcpListener> {
-        let socket = self.socket(loopback, libc::SOCK_STREAM, 0)?;
-        self.bind_relay(&socket, loopback)?;
-        rustix::net::listen(&socket, LISTEN_BACKLOG)?;
-        TcpListener::from_std(std::net::TcpListener::from(socket))
+impl Sockets {
+    /// Where redirected connections arrive, v4 and v6, and their port.
+    fn relay_listeners(&self) -> io::Result<([TcpListener; 2], u16)> {
+        let ([v4, v6], port) = self.pair(libc::SOCK_STREAM)?;
+        let listener = |socket: OwnedFd| {
+            rustix::net::listen(&socket, LISTEN_BACKLOG)?;
+            TcpListener::from_std(std::net::TcpListener::from(socket))
+        };
+        Ok(([listener(v4)?, listener(v6)?], port))
+    }
+
+    /// Where redirected questions arrive, v4 and v6, and their port.
+    fn question_sockets(&self) -> io::Result<([UdpSocket; 2], u16)> {
+        let ([v4, v6], port) = self.pair(libc::SOCK_DGRAM)?;
+        let socket = |socket: OwnedFd| UdpSocket::from_std(std::net::UdpSocket::from(socket));
+        Ok(([socket(v4)?, socket(v6)?], port))
+    }
+
+    /// Sockets on both loopback addresses with one port, as a rule that redirects names one port for both families.
+    fn pair(&self, kind: i32) -> io::Result<([OwnedFd; 2], u16)> {
+        let (v4, v6) = (IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST));
+        for _ in RELAY_PORTS {
+            let (first, second) = (self.make(v4, kind, 0)?, self.make(v6, kind, 0)?);
+            let port = self.bind(&first, v4)?;
+            match rustix::net::bind(&second, &SocketAddr::new(v6, port)) {
+                Err(rustix::io::Errno::ADDRINUSE) => {}
+                result => return Ok(result.map(|()| ([first, second], port))?),
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::AddrInUse))
     }
 
     /// Binds to the next free port of [`RELAY_PORTS`].
-    fn bind_relay(&self, socket: &OwnedFd, loopback: IpAddr) -> io::Result<()> {
+    fn bind(&self, socket: &OwnedFd, loopback: IpAddr) -> io::Result<u16> {
         let mut next = lock(&self.next_port);
         for _ in RELAY_PORTS {
             let port = *next;
             *next = if port >= *RELAY_PORTS.end() { *RELAY_PORTS.start() } else { port + 1 };
             match rustix::net::bind(socket, &SocketAddr::new(loopback, port)) {
                 Err(rustix::io::Errno::ADDRINUSE) => {}
-                result => return Ok(result?),
+                result => return Ok(result.map(|()| port)?),
             }
         }
         Err(io::Error::from(io::ErrorKind::AddrInUse))
     }
 
     /// A socket inside, non-blocking and marked as ours.
-    fn socket(&self, family_of: IpAddr, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
+    fn make(&self, family_of: IpAddr, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
         let domain = if family_of.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
         let socket = make(&self.holder, domain, kind | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, protocol)?;
         sockopt::set_mark(&socket, LOCAL_MARK)?;
         Ok(socket)
+    }
+}
+
+/// The rules that hold first packets, and the queue that they are held in; `None`: this kernel cannot.
+fn held(
+    inside: impl Fn(i32, &'static str) -> Result<OwnedFd, NetworkError>,
+) -> Result<Option<(SessionTable, Queue)>, NetworkError> {
+    let queue = match Queue::from_socket(inside(libc::NETLINK_NETFILTER, "make the queue's socket")?, QUEUE) {
+        Ok(queue) => queue,
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn Error, "no packet queue");
+            return Ok(None);
+        }
+    };
+    match SessionTable::install(inside(libc::NETLINK_NETFILTER, "make the rules' socket")?, QUEUE) {
+        Ok(table) => Ok(Some((table, queue))),
+        Err(NftError::NoQueue) => Ok(None),
+        Err(error) => Err(set_up("install the rules")(error)),
     }
 }
 

@@ -9,35 +9,25 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
-use mirrord_netns::{
-    Flow, Transport,
-    nfqueue::{Packet, Queue},
-    nft::Verdict,
-};
-use mirrord_protocol::{agent::v1 as agent, session::v1 as wire};
+use mirrord_netns::{Flow, Transport, nfqueue::Packet, nft::Verdict};
 use tokio::{
-    net::TcpStream,
-    time::{sleep, sleep_until, timeout},
+    io::unix::AsyncFd,
+    time::{sleep, sleep_until},
 };
 
 use super::{
-    connection_log::{ConnectionLog, address, decision, errno_name},
-    outgoing_rules::{Place, route_flow},
+    attempt::{self, Attempt},
+    connection_log::errno_name,
     prepared::{FarEnd, Prepared, Ready},
     shared::SharedRef,
     udp::UdpRelays,
 };
-use crate::{
-    agent_link::{millis, wire_address},
-    config,
-    limits::{DIAL_TIMEOUT, HELD_CHECK, QUEUE_RETRY, SILENT_FLOWS, UNREACHABLE_DELAY},
-};
+use crate::limits::{HELD_CHECK, QUEUE_RETRY, SILENT_FLOWS, UNREACHABLE_DELAY};
 
 /// Decides for the flows of one session.
 #[derive(Clone)]
@@ -67,7 +57,8 @@ impl Verdicts {
         let mut packets = Vec::new();
         loop {
             let shared = self.shared.clone();
-            let mut ready = match shared.netns.queue.readable().await {
+            let Some(queue) = &shared.netns.queue else { return };
+            let mut ready = match queue.readable().await {
                 Ok(ready) => ready,
                 Err(error) => {
                     shared.events.warn(
@@ -111,7 +102,7 @@ impl Verdicts {
             Transport::Tcp if self.shared.nameservers.is_resolver(dst) => {
                 let connection = self.shared.connection_id();
                 self.prepared.insert(src, dst, Ready { far: FarEnd::Resolver, log: None, connection });
-                self.answer(packet.id, Answer::Pass(Verdict::Redirect(netns.relay_port(&packet.flow))));
+                self.answer(packet.id, Answer::Pass(Verdict::Redirect(netns.relay_port)));
             }
             Transport::Tcp => {
                 let mut flows = self.lock();
@@ -130,16 +121,8 @@ impl Verdicts {
     async fn connect(self, packet: Packet) {
         let Flow { src, dst, .. } = packet.flow;
         let entry = HeldFlow { flows: self.flows.clone(), key: (src, dst) };
-        let names = self.shared.names.forms_of(dst.ip());
-        let route = route_flow(&self.shared.outgoing, config::Transport::Tcp, dst, &names);
-        let connection = self.shared.connection_id();
-        let mut log = self.log(&packet.flow, connection, decision(&route));
-        let dial = async {
-            match route.place {
-                Place::Remote => self.dial_remote(dst).await,
-                Place::Local => dial_local(dst).await,
-            }
-        };
+        let Attempt { connection, mut log, place } = Attempt::begin(&self.shared, dst);
+        let dial = attempt::dial(&self.shared, place, dst);
         // A result counts even when the program gives up in the same moment: the relay then finds out.
         let attempt = async {
             tokio::select! {
@@ -160,8 +143,7 @@ impl Verdicts {
             Some(Ok((far, local))) => {
                 log.connected(local);
                 self.prepared.insert(src, dst, Ready { far, log: Some(log), connection });
-                let port = self.shared.netns.relay_port(&packet.flow);
-                self.answer(packet.id, Answer::Pass(Verdict::Redirect(port)));
+                self.answer(packet.id, Answer::Pass(Verdict::Redirect(self.shared.netns.relay_port)));
             }
             Some(Err(errno)) => {
                 log.failed(&errno_name(errno));
@@ -175,23 +157,6 @@ impl Verdicts {
         drop(entry);
     }
 
-    async fn dial_remote(&self, to: SocketAddr) -> Result<(FarEnd, Option<SocketAddr>), i32> {
-        let dial = agent::Dial {
-            timeout_ms: millis(DIAL_TIMEOUT),
-            to: Some(agent::dial::To::Tcp(wire_address(to))),
-        };
-        match self.shared.agent.dial(dial).await {
-            Ok(connected) => {
-                let local = connected.local;
-                Ok((FarEnd::Remote(Box::new(connected)), Some(local)))
-            }
-            Err(error) => {
-                tracing::debug!(%error, %to, "the agent could not connect");
-                Err(error.errno())
-            }
-        }
-    }
-
     /// Waits until the program has closed the socket whose SYN is held.
     async fn given_up(&self, flow: &Flow) {
         loop {
@@ -200,19 +165,6 @@ impl Verdicts {
                 return;
             }
         }
-    }
-
-    fn log(&self, flow: &Flow, connection: u64, decision: wire::Decision) -> ConnectionLog {
-        let (subject, name) = self.shared.subject(flow.dst);
-        let detail = wire::Connection {
-            direction: wire::Direction::Outgoing.into(),
-            port: flow.dst.port().into(),
-            peer: Some(address(flow.dst)),
-            transport: "tcp".to_owned(),
-            name,
-            ..wire::Connection::default()
-        };
-        ConnectionLog::open(&self.shared.events, connection, subject, decision, detail)
     }
 
     fn remember_silent(&self, key: (SocketAddr, SocketAddr)) {
@@ -243,7 +195,7 @@ impl Verdicts {
     }
 
     fn answer(&self, id: u32, answer: Answer) {
-        let queue: &Queue = self.shared.netns.queue.get_ref();
+        let Some(queue) = self.shared.netns.queue.as_ref().map(AsyncFd::get_ref) else { return };
         let result = match answer {
             Answer::Pass(verdict) => queue.verdict(id, verdict),
             Answer::Drop => queue.drop(id),
@@ -286,19 +238,6 @@ const fn refusal(errno: i32) -> Answer {
         }
         libc::ETIMEDOUT => Answer::Drop,
         _ => Answer::Pass(Verdict::HostUnreachable),
-    }
-}
-
-async fn dial_local(to: SocketAddr) -> Result<(FarEnd, Option<SocketAddr>), i32> {
-    let connect = async {
-        let stream = TcpStream::connect(to).await?;
-        stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
-        Ok::<_, io::Error>((FarEnd::Local(stream), Some(local)))
-    };
-    match timeout(DIAL_TIMEOUT, connect).await {
-        Ok(result) => result.map_err(|error| error.raw_os_error().unwrap_or(libc::EHOSTUNREACH)),
-        Err(_) => Err(libc::ETIMEDOUT),
     }
 }
 

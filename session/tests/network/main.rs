@@ -21,6 +21,7 @@ mod real_agent;
 mod runner;
 mod tcp;
 mod udp;
+mod unheld;
 mod world;
 
 use runner::Test;
@@ -49,6 +50,8 @@ const TESTS: &[Test] = &[
     Test::new("dns_over_tcp", dns::over_tcp),
     Test::new("dns_failures", dns::failures),
     Test::new("dns_names_decide", dns::names_decide),
+    Test::new("without_a_queue", unheld::outgoing),
+    Test::new("without_a_queue_incoming", unheld::incoming),
     Test::new("steal_shows_the_client", incoming::shows_the_client),
     Test::new("steal_ends", incoming::ends),
     Test::new("steal_refused", incoming::refused),

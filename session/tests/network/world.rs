@@ -83,6 +83,12 @@ impl World {
         Self::around(|dir| FakeAgent::start(dir, &addresses).unwrap(), change)
     }
 
+    /// As on a kernel that has no packet queue.
+    pub(crate) fn unheld(change: impl FnOnce(&mut Config)) -> Self {
+        let addresses: [IpAddr; 2] = [V4.parse().unwrap(), V6.parse().unwrap()];
+        Self::made(|dir| FakeAgent::start(dir, &addresses).unwrap(), change, false)
+    }
+
     /// Subscribes one port explicitly.
     pub(crate) fn with_port(remote: u16, local: u16, mode: Mode) -> Self {
         Self::with(|config| config.incoming.ports = vec![PortSpec { remote, local, mode }])
@@ -92,6 +98,10 @@ impl World {
 impl<A: Peer> World<A> {
     /// With the agent that `agent` starts; it may keep its files in the folder.
     pub(crate) fn around(agent: impl FnOnce(&Path) -> A, change: impl FnOnce(&mut Config)) -> Self {
+        Self::made(agent, change, true)
+    }
+
+    fn made(agent: impl FnOnce(&Path) -> A, change: impl FnOnce(&mut Config), hold: bool) -> Self {
         let (holder, child) = start_holder();
         let endpoint = Programs::endpoint(&holder);
         let mut config = Config::default();
@@ -111,6 +121,7 @@ impl<A: Peer> World<A> {
                 agent: link.clone(),
                 events: events.clone(),
                 holder,
+                hold,
                 tap: taps.factory(),
             };
             let network = match Network::start(spec).await {
