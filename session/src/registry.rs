@@ -25,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::{
     limits::{SESSION_CONNECT, SESSION_START},
     paths::{self, PathsError},
+    spec::SessionSpec,
 };
 
 /// Names of what lies in a session's folder.
@@ -66,6 +67,14 @@ pub enum RegistryError {
         /// What the transport said.
         source: tonic::transport::Error,
     },
+    /// What it was started with cannot be read.
+    #[error("what session {id} was started with cannot be read")]
+    Spec {
+        /// Which session.
+        id: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Its host does not answer in time.
     #[error("session {id} does not answer within {} s", SESSION_CONNECT.as_secs())]
     Slow {
@@ -85,7 +94,7 @@ impl RegistryError {
             }
             Self::Unknown(_) => "`mirrord-tui sessions` lists them",
             Self::Ambiguous { .. } => "give more letters of the id",
-            Self::Connect { .. } | Self::Slow { .. } => {
+            Self::Connect { .. } | Self::Slow { .. } | Self::Spec { .. } => {
                 "it may be ending just now; `mirrord-tui sessions` tells"
             }
         }
@@ -162,6 +171,18 @@ pub async fn connect(id: &str) -> Result<SessionClient<Channel>, RegistryError> 
     let id = resolve(id, list_in(&dir)?)?;
     let path = dir.join(&id).join(SOCKET_FILE);
     connect_socket(&id, &path).await
+}
+
+/// What the session whose id is or begins with `id` was started with. It can be read as long as the session lives.
+///
+/// # Errors
+/// [`RegistryError`].
+pub fn spec(id: &str) -> Result<SessionSpec, RegistryError> {
+    let dir = sessions_dir()?;
+    let id = resolve(id, list_in(&dir)?)?;
+    let path = dir.join(&id).join(SPEC_FILE);
+    let read = || serde_json::from_slice(&fs::read(&path)?).map_err(io::Error::from);
+    read().map_err(|source| RegistryError::Spec { id, source })
 }
 
 /// The one id that is meant by the beginning of one.

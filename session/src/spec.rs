@@ -69,6 +69,24 @@ impl SessionSpec {
     }
 }
 
+impl SessionSpec {
+    /// An equal session with an id of its own. A recording goes to a file of its own, too: that of this session is not overwritten.
+    #[must_use]
+    pub fn again(mut self) -> Self {
+        self.id = new_id();
+        self.record = self.record.map(|path| {
+            let mut name = path.file_stem().unwrap_or_default().to_owned();
+            name.push(format!("-{}", self.id));
+            if let Some(ending) = path.extension() {
+                name.push(".");
+                name.push(ending);
+            }
+            path.with_file_name(name)
+        });
+        self
+    }
+}
+
 /// Five letters and digits that are easy to type; 2^25 of them are enough for the sessions of one user at a time.
 fn new_id() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -107,6 +125,17 @@ mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
+
+    #[test]
+    fn an_equal_session_has_its_own_id_and_recording() {
+        let mut spec =
+            SessionSpec::for_caller(Target::Local("shop".to_owned()), Config::default(), Vec::new()).unwrap();
+        spec.record = Some("/tmp/a.jsonl".into());
+        let before = spec.id.clone();
+        let again = spec.again();
+        assert_ne!(again.id, before);
+        assert_eq!(again.record.unwrap(), PathBuf::from(format!("/tmp/a-{}.jsonl", again.id)));
+    }
 
     #[test]
     fn a_spec_survives_the_file_whatever_its_bytes() {

@@ -188,6 +188,159 @@ fn a_session_outlives_its_window_and_is_shown_from_its_start() {
     });
 }
 
+#[test]
+fn a_session_is_launched_from_the_form_and_typed_into() {
+    for_every_user(|user| {
+        let world = World::new(user);
+        let target = world.pod("target", &[], &["sleep", "600"]);
+        let script =
+            world.write("echo.sh", "echo ready; while read line; do echo \"heard $line\"; done; echo bye");
+        let mut screen = Screen::run(user, &world.command([""; 0]), 80, 24);
+        screen.wait_text(&target.target());
+        screen.keys("/local/tar\rL");
+        screen.wait_text("Run in the context of local/target");
+        screen.keys(&format!("sh {script}"));
+        // The equal command line is shown, and what is wrong where it is.
+        screen.wait_text("mirrord-tui exec -t local/target -- sh");
+        screen.keys("\t\tx\r");
+        screen.wait_text("`x` is not REMOTE");
+        screen.keys("\x15\r");
+        screen.wait_text("running");
+        screen.keys("6");
+        screen.wait_text("ready");
+        screen.keys("i");
+        screen.wait_text("TYPING");
+        screen.keys("one q two\r");
+        screen.wait_text("heard one q two");
+        // Ctrl-D is the command's; ctrl-] leaves.
+        screen.keys("\x1d");
+        screen.wait("no typing", |text| !text.contains("TYPING"));
+        let id = world.sessions()[0]["id"].as_str().unwrap().to_owned();
+
+        screen.keys("R");
+        screen.wait_text("Start the command again?");
+        screen.keys("y\r");
+        screen.wait_text("started again as session");
+        screen.wait("the new session", |text| {
+            !text.contains(&id) && text.contains("ready") && !text.contains("heard")
+        });
+        screen.keys("i");
+        screen.wait_text("TYPING");
+        screen.keys("\x04");
+        screen.wait_text("bye");
+        screen.wait_text("ENDED");
+        // What has ended can be started again as well.
+        screen.keys("R");
+        screen.wait_text("Start the command again?");
+        screen.keys("y\r");
+        screen.wait("a third session", |text| {
+            text.contains("running") && text.contains("ready") && !text.contains("bye")
+        });
+        screen.keys("Q");
+        screen.wait_text("stop the session and leave");
+        screen.keys("s");
+        assert_eq!(screen.wait_end(), 0);
+        screen.assert_as_before();
+        wait_until("the session is gone", LIMIT, || world.sessions().is_empty());
+    });
+}
+
+#[test]
+fn requests_are_copied_edited_and_sent_again() {
+    for_every_user(|user| {
+        let world = World::new(user);
+        let server = world.write("server.py", SERVER);
+        let target = world.pod("target", &[], &["sleep", "600"]);
+        // An editor as the terminal UI sees it: it has the terminal for itself, and asks the user.
+        let editor = world
+            .write("editor.sh", "printf 'which path? '; read path; sed -i \"s#^GET .*#GET $path#\" \"$1\"");
+        let options =
+            ["exec", "-t", &target.target(), "-p", "80", "--steal", "--", "python3", &server, "window"];
+        let mut command = world.command(options);
+        command.env("EDITOR", format!("sh {editor}"));
+        let mut screen = Screen::run(user, &command, 120, 40);
+        screen.wait_text("[STEAL] 80");
+        let url = format!("http://{}/first", target.ip);
+        let script =
+            "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=10).read().decode())";
+        mirrord_tests::finish(&mut world.on_node(&["python3", "-c", script, &url])).ok();
+        screen.wait("the request", |text| rows(text).iter().any(|row| row.contains("/first")));
+
+        screen.keys("e");
+        screen.wait_text("which path?");
+        screen.assert_as_before();
+        screen.keys("/typed\n");
+        screen.wait("what was typed, sent again", |text| {
+            rows(text).iter().any(|row| row.contains("GET  /typed"))
+        });
+        screen.wait_text("asked for /typed");
+        assert!(screen.is_taken());
+        screen.keys("r");
+        screen.wait("the same once more", |text| {
+            rows(text).iter().filter(|row| row.contains("GET  /typed")).count() == 2
+        });
+
+        // A click chooses the first row; its command goes to the clipboard of the terminal.
+        screen.keys("\x1b[<0;10;6M\x1b[<0;10;6m");
+        screen.wait("the first row chosen", |text| {
+            text.lines().any(|line| line.starts_with('▌') && line.contains("/first"))
+        });
+        screen.keys("c");
+        screen.wait_text("copied the curl command");
+        let raw = screen.raw();
+        let clipboard = b"\x1b]52;c;Y3VybCA";
+        assert!(raw.windows(clipboard.len()).any(|part| part == clipboard), "`curl ` in base64 was sent");
+        screen.keys("2");
+        screen.wait_text("Conns");
+        screen.keys("Q");
+        screen.wait_text("stop the session and leave");
+        screen.keys("s");
+        assert_eq!(screen.wait_end(), 0);
+        screen.assert_as_before();
+        wait_until("the session is gone", LIMIT, || world.sessions().is_empty());
+    });
+}
+
+#[test]
+fn a_recording_is_opened_and_gone_through() {
+    for_every_user(|user| {
+        let world = World::new(user);
+        let target = world.pod("target", &[], &["sleep", "600"]);
+        let recording = world.home().join("all.jsonl").to_string_lossy().into_owned();
+        let read = [
+            "exec",
+            "-t",
+            &target.target(),
+            "--output",
+            "silent",
+            "--record",
+            &recording,
+            "--",
+            "cat",
+            "/etc/hostname",
+        ];
+        world.run(read);
+        let mut screen = Screen::run(user, &world.command(["open", &recording]), 120, 40);
+        screen.wait_text("REPLAY");
+        screen.keys("7");
+        screen.wait_text("process");
+        screen.keys("<");
+        screen.wait_text(" AT ");
+        screen.keys(".");
+        screen.wait("the end again", |text| !text.contains(" AT "));
+        screen.keys("Q");
+        assert_eq!(screen.wait_end(), 0);
+        screen.assert_as_before();
+        // One that is none says so, and is left as easily.
+        let wrong = world.write("wrong.jsonl", "no recording\n");
+        let mut screen = Screen::run(user, &world.command(["open", &wrong]), 80, 24);
+        screen.wait_text("✗");
+        screen.keys("Q");
+        screen.wait_end();
+        screen.assert_as_before();
+    });
+}
+
 /// Leaves a UI whose session ends with it.
 #[track_caller]
 fn leave(screen: &mut Screen) {

@@ -5,9 +5,12 @@
 //!                   └─ at most one picture per frame, and only when something has changed: view(&Model)
 //! ```
 
+#[cfg(test)]
+mod bench;
 mod client;
 mod clipboard;
 mod config;
+mod editor;
 mod export;
 #[cfg(test)]
 mod fake;
@@ -140,7 +143,7 @@ fn run_with(start: &Start, warnings: &[String]) -> Result<ExitCode> {
         .name("io".to_owned())
         .spawn(move || -> std::io::Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(Io::new(Arc::new(Machine), msgs_tx).run(effects_rx));
+            runtime.block_on(Io::new(Arc::new(Machine::default()), msgs_tx).run(effects_rx));
             runtime.shutdown_timeout(limits::CLOSE);
             Ok(())
         })
@@ -152,7 +155,7 @@ fn run_with(start: &Start, warnings: &[String]) -> Result<ExitCode> {
         let signals = signals(&mut tasks)?;
         let mut terminal = Terminal::take(model.options.mouse).context("take the terminal")?;
         (model.columns, model.rows) = terminal.size();
-        let inputs = Inputs { events: EventStream::new(), msgs, effects, signals };
+        let inputs = Inputs { open: Box::new(EventStream::new), msgs, effects, signals };
         anyhow::Ok(run::run(&mut model, &mut terminal, inputs, begin).await)
     });
     terminal::restore();
@@ -189,9 +192,8 @@ fn signals(tasks: &mut JoinSet<()>) -> Result<mpsc::Receiver<i32>> {
         let mut signal = signal(kind).context("listen to signals")?;
         let tx = tx.clone();
         tasks.spawn(async move {
-            signal.recv().await;
             // A loop that has ended already needs no signal.
-            tx.send(kind.as_raw_value()).await.ok();
+            while signal.recv().await.is_some() && tx.send(kind.as_raw_value()).await.is_ok() {}
         });
     }
     Ok(rx)

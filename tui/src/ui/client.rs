@@ -8,7 +8,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use hdrhistogram::{Histogram as Hdr, serialization::Deserializer};
 use mirrord_protocol::session::v1::{
     EventsRequest, Histogram, HistogramsRequest, SessionInfo, State, TerminalInput, WatchRequest,
 };
+use mirrord_session::spec::SessionSpec;
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep, timeout},
@@ -42,6 +43,8 @@ pub(crate) struct Connection {
     pub(crate) services: Arc<dyn Services>,
     pub(crate) id: String,
     pub(crate) generation: u64,
+    /// What the session was started with; read once.
+    pub(crate) spec: Arc<OnceLock<Box<SessionSpec>>>,
     /// connection --what the host says--> loop; waits when full, and the host counts what that costs
     pub(crate) msgs: mpsc::Sender<Msg>,
     /// Highest number seen, for the resume and to know whether anything new has happened.
@@ -82,6 +85,11 @@ impl Connection {
                         return;
                     }
                     (attempt, wait) = (0, limits::RETRY_MIN);
+                    if self.spec.get().is_none()
+                        && let Some(spec) = self.services.spec(&self.id)
+                    {
+                        self.spec.get_or_init(|| Box::new(spec));
+                    }
                     match self.connected(client, Arc::clone(&terminal), &ended).await {
                         End::NobodyListens => return,
                         End::Finished => {

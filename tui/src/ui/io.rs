@@ -2,15 +2,17 @@
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::AtomicU64},
+    process::Stdio,
+    sync::{Arc, OnceLock, atomic::AtomicU64},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use mirrord_protocol::session::v1::{
-    Event, EventBatch, EventRequest, InfoRequest, Kind, RecordRequest, ReplayRequest, RestartRequest,
-    SetModeRequest, StopRequest, TerminalInput,
+    Event, EventBatch, EventRequest, Header, InfoRequest, Kind, RecordRequest, ReplayRequest, SetModeRequest,
+    StopRequest, TerminalInput,
 };
-use mirrord_session::{jsonl, recording};
+use mirrord_session::{jsonl, recording, spec::SessionSpec};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
@@ -20,7 +22,7 @@ use tokio::{
 use super::{
     client::{Connection, TERMINAL_QUEUE},
     config, export, limits,
-    model::{form::LaunchRequest, notices::Level, overlay::ExportForm},
+    model::{draft::Draft, form::LaunchRequest, notices::Level, overlay::ExportForm},
     services::{Client, Services, chain},
     update::{Effect, HostMsg, Msg},
 };
@@ -45,6 +47,8 @@ struct Attached {
     generation: u64,
     /// keys --typed--> connection --> command's terminal
     terminal_tx: mpsc::Sender<TerminalInput>,
+    /// What it was started with, once it is known: it cannot be asked for any more when the session has ended.
+    spec: Arc<OnceLock<Box<SessionSpec>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -105,7 +109,7 @@ impl Io {
                     Ok(None)
                 });
             }
-            Effect::Stop { id } => self.call_session(id, |mut client, _| async move {
+            Effect::Stop { id } => self.call_session(id, limits::SLOW_CALL, |mut client, _| async move {
                 client.stop(StopRequest { kill: false }).await.map_err(sentence)?;
                 Ok(Some("the session ends".to_owned()))
             }),
@@ -120,15 +124,14 @@ impl Io {
                     Ok(None)
                 });
             }
-            Effect::Restart => self.call(|mut client, _| async move {
-                let reply = client.restart(RestartRequest {}).await.map_err(sentence)?;
-                Ok(Some(format!("started again as pid {}", reply.into_inner().pid)))
-            }),
-            Effect::Resend { seq } => self.call(move |mut client, _| async move {
-                let request = ReplayRequest { seq, ..ReplayRequest::default() };
-                let reply = client.replay(request).await.map_err(sentence)?.into_inner();
-                Ok(Some(format!("sent again as #{}, answered {}", reply.seq, reply.status)))
-            }),
+            Effect::Restart => self.restart(),
+            Effect::Resend { seq, edited } => {
+                self.call_within(limits::RESEND_CALL, move |mut client, _| async move {
+                    let request = replay_request(seq, edited);
+                    let reply = client.replay(request).await.map_err(sentence)?.into_inner();
+                    Ok(Some(format!("sent again as #{}, answered {}", reply.seq, reply.status)))
+                })
+            }
             Effect::Record { path } => self.record(path.as_deref()),
             Effect::Launch(request) => self.launch(request),
             Effect::SaveRecent(recent) => self.blocking(move || save_recent(&recent).map(|()| None)),
@@ -137,13 +140,16 @@ impl Io {
                 Ok(Some(format!("wrote {} bytes to {path}", data.len())))
             }),
             Effect::Export { form, events, path } => self.export(form, events, path),
-            Effect::Copy { .. } | Effect::Suspend | Effect::Redraw | Effect::Mouse(_) => {}
+            Effect::Copy { text, .. } => self.copy_in_tmux(text),
+            Effect::Edit { .. } | Effect::Suspend | Effect::Redraw | Effect::Mouse(_) => {}
         }
     }
 
     fn attach(&mut self, generation: u64, id: String) {
         let (terminal_tx, terminal_rx) = mpsc::channel(TERMINAL_QUEUE);
+        let spec = Arc::new(OnceLock::new());
         let connection = Connection {
+            spec: Arc::clone(&spec),
             services: Arc::clone(&self.services),
             id: id.clone(),
             generation,
@@ -152,7 +158,7 @@ impl Io {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(connection.run(terminal_rx));
-        self.attached = Some(Attached { id, generation, terminal_tx, _tasks: tasks });
+        self.attached = Some(Attached { id, generation, terminal_tx, spec, _tasks: tasks });
     }
 
     fn to_terminal(&self, input: TerminalInput) {
@@ -170,13 +176,21 @@ impl Io {
         F: FnOnce(Client, mpsc::Sender<Msg>) -> T + Send + 'static,
         T: Future<Output = Result<Option<String>, String>> + Send + 'static,
     {
+        self.call_within(limits::SLOW_CALL, work);
+    }
+
+    fn call_within<F, T>(&mut self, limit: Duration, work: F)
+    where
+        F: FnOnce(Client, mpsc::Sender<Msg>) -> T + Send + 'static,
+        T: Future<Output = Result<Option<String>, String>> + Send + 'static,
+    {
         if let Some(id) = self.attached.as_ref().map(|attached| attached.id.clone()) {
-            self.call_session(id, work);
+            self.call_session(id, limit, work);
         }
     }
 
     /// Calls the host of a session under a deadline; what comes back is told to the user.
-    fn call_session<F, T>(&mut self, id: String, work: F)
+    fn call_session<F, T>(&mut self, id: String, limit: Duration, work: F)
     where
         F: FnOnce(Client, mpsc::Sender<Msg>) -> T + Send + 'static,
         T: Future<Output = Result<Option<String>, String>> + Send + 'static,
@@ -187,7 +201,7 @@ impl Io {
                 let client = services.connect(&id).await.map_err(|none| none.reason)?;
                 work(client, msgs.clone()).await
             };
-            let result = timeout(limits::SLOW_CALL, called).await;
+            let result = timeout(limit, called).await;
             tell(&msgs, result.unwrap_or_else(|_| Err(format!("session {id} did not answer in time")))).await;
         });
     }
@@ -249,6 +263,28 @@ impl Io {
         });
     }
 
+    /// Ends the session, if it lives still, and starts an equal one.
+    fn restart(&mut self) {
+        let Some(attached) = &self.attached else { return };
+        let (id, spec) = (attached.id.clone(), attached.spec.clone());
+        let (services, msgs) = (Arc::clone(&self.services), self.msgs.clone());
+        self.calls.spawn(async move {
+            let started = timeout(2 * limits::SLOW_CALL, start_again(services.as_ref(), &id, spec)).await;
+            let result = started.unwrap_or_else(|_| Err("the session did not begin in time".to_owned()));
+            drop(msgs.send(Msg::Restarted(result)).await);
+        });
+    }
+
+    /// tmux keeps what is copied, and gives it to the terminal around it; silent when that fails, the escape has been written as well.
+    fn copy_in_tmux(&mut self, text: String) {
+        if std::env::var_os("TMUX").is_none() {
+            return;
+        }
+        self.calls.spawn(async move {
+            drop(timeout(limits::CALL, load_buffer(&text)).await);
+        });
+    }
+
     fn launch(&mut self, request: Box<LaunchRequest>) {
         let (services, msgs) = (Arc::clone(&self.services), self.msgs.clone());
         self.calls.spawn(async move {
@@ -278,7 +314,8 @@ impl Io {
         let reading = path.clone();
         tasks.spawn_blocking(move || read_recording(&reading, generation, &msgs));
         let (terminal_tx, _) = mpsc::channel(1);
-        self.attached = Some(Attached { id: path, generation, terminal_tx, _tasks: tasks });
+        let spec = Arc::default();
+        self.attached = Some(Attached { id: path, generation, terminal_tx, spec, _tasks: tasks });
     }
 }
 
@@ -379,6 +416,51 @@ fn read_recording(path: &str, generation: u64, msgs: &mpsc::Sender<Msg>) {
 
 // ---- files
 
+fn replay_request(seq: u64, edited: Option<Box<Draft>>) -> ReplayRequest {
+    let Some(draft) = edited else { return ReplayRequest { seq, ..ReplayRequest::default() } };
+    let header = |(name, value): (String, String)| Header { name, value: value.into(), redacted: false };
+    ReplayRequest {
+        seq,
+        method: draft.method,
+        path: draft.path,
+        headers: draft.headers.into_iter().map(header).collect(),
+        body: draft.body.into(),
+        edited: true,
+    }
+}
+
+/// Ends a session and starts one from its specification; the new id.
+async fn start_again(
+    services: &dyn Services,
+    id: &str,
+    spec: Arc<OnceLock<Box<SessionSpec>>>,
+) -> Result<String, String> {
+    let spec = spec.get().cloned().ok_or("what it was started with is not known")?;
+    // A host that is gone already has nothing to be asked for.
+    if let Ok(mut client) = services.connect(id).await {
+        client.stop(StopRequest { kill: false }).await.map_err(sentence)?;
+    }
+    while services.sessions()?.iter().any(|other| *other == spec.id) {
+        tokio::time::sleep(limits::ENDING).await;
+    }
+    services.start(spec.again()).await
+}
+
+async fn load_buffer(text: &str) -> std::io::Result<()> {
+    use tokio::io::AsyncWriteExt;
+    let mut tmux = tokio::process::Command::new("tmux")
+        .args(["load-buffer", "-w", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()?;
+    if let Some(mut stdin) = tmux.stdin.take() {
+        stdin.write_all(text.as_bytes()).await?;
+    }
+    tmux.wait().await.map(drop)
+}
+
 /// Writes a file that only its owner may read; one that exists is not touched.
 fn write_new(path: &str, data: &[u8]) -> Result<(), String> {
     use std::{io::Write, os::unix::fs::OpenOptionsExt};
@@ -443,3 +525,6 @@ fn save_recent(recent: &[LaunchRequest]) -> Result<(), String> {
     std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     std::fs::rename(&new, &path).map_err(failed)
 }
+
+#[cfg(test)]
+pub(in crate::ui) mod tests;

@@ -73,6 +73,9 @@ bindings! {
     Quit Global "quit" ["Q", "ctrl-c"] "leave the program; asks while a session lives" "quit";
     Suspend Global "suspend" ["ctrl-z"] "to the shell; fg comes back" "";
     Redraw Global "redraw" ["ctrl-l"] "draw everything anew" "";
+    Previous Global "back-in-history" ["["] "to the screen or tab before, as in a browser" "";
+    Next Global "forward-in-history" ["]"] "forward again" "";
+    LastPlace Global "last" ["-"] "to the last screen or tab, and back here" "";
     Targets Global "targets" [] "screen of targets" "";
     Sessions Global "sessions" ["S"] "screen of sessions" "sessions";
     Messages Global "messages" ["E"] "messages and errors so far" "";
@@ -109,7 +112,10 @@ bindings! {
     Export Stream "export" ["x"] "export the rows of the list ..." "export";
     SaveBody Stream "save-body" ["b"] "write the body to a file" "";
     Resend Stream "resend" ["r"] "send the request to the local process again" "resend";
+    EditResend Stream "edit-resend" ["e"] "edit the request in your editor, then send it to the local process" "";
+    Comment Stream "comment" [";"] "write a comment to the row; ~comment finds it" "";
     Clear Stream "clear" ["z"] "empty the list (asks)" "";
+    Wide Stream "wide" ["ctrl-w"] "more columns, or fewer" "";
     TimeForm Stream "time" ["t"] "time of day, age, or distance to the row above" "";
 
     Tab1 Session "tab-traffic" ["1"] "requests" "";
@@ -125,6 +131,8 @@ bindings! {
     Zoom Session "zoom" ["\\"] "details on the whole screen" "";
     Mode Session "mode" ["M"] "mirror, steal or off for a port" "mode";
     Arrives Session "arrives" ["a"] "why nothing arrives: the way of a request, station by station" "";
+    Pause Session "pause" [] "switch all ports off: nothing is copied or taken until resume" "";
+    Resume Session "resume" [] "switch the ports back to what they were before pause" "";
     Record Session "record" ["W"] "write all events to a file; again: stop" "";
     Restart Session "restart" ["R"] "start the command again (asks)" "";
     Stop Session "stop" ["X"] "end the session (asks)" "";

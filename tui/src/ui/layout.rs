@@ -1,7 +1,7 @@
 //! Where things stand. Shared by the views, which draw there, and by `update`, which needs page sizes and places of the mouse.
 //!
-//! Breakpoints: from 110 columns on the details stand beside the list, below that under it; below 20 rows there is no strip,
-//! below 14 no hints.
+//! Breakpoints: from 110 columns on the details stand beside the list, below that under it; below 60 columns rows have
+//! two lines; below 20 rows there is no strip, below 14 no hints.
 
 use ratatui::layout::Rect;
 
@@ -18,6 +18,8 @@ pub(crate) struct SessionAreas {
     pub(crate) tabs: Rect,
     /// The list with its title line and column heads, or another tab's content.
     pub(crate) main: Rect,
+    /// Lines of each row of the list.
+    pub(crate) row_lines: u16,
     /// Title line of the details.
     pub(crate) details_title: Rect,
     pub(crate) details: Rect,
@@ -41,18 +43,29 @@ pub(crate) struct HomeAreas {
 
 /// From this width on details stand beside the list.
 const SPLIT_COLUMNS: u16 = 110;
+/// Below this width a row takes two lines.
+const TWO_LINES: u16 = 60;
 /// From this height on the strip has graphs.
 const TALL_ROWS: u16 = 34;
 
 impl SessionAreas {
+    /// Lines above the first row: the title, and the heads of the columns where rows have one line.
+    pub(crate) fn head_lines(&self) -> u16 {
+        if self.row_lines > 1 { 1 } else { 2 }
+    }
+
     /// Rows of the list without its title and column heads.
     pub(crate) fn list_rows(&self) -> u16 {
-        self.main.height.saturating_sub(2)
+        self.main.height.saturating_sub(self.head_lines()) / self.row_lines.max(1)
     }
 
     /// The row of the list at this place of the screen.
     pub(crate) fn list_row(&self, column: u16, row: u16) -> Option<u16> {
-        self.main.contains((column, row).into()).then(|| row.checked_sub(self.main.y + 2)).flatten()
+        let line = self
+            .main
+            .contains((column, row).into())
+            .then(|| row.checked_sub(self.main.y + self.head_lines()));
+        line.flatten().map(|line| line / self.row_lines.max(1))
     }
 }
 
@@ -104,7 +117,9 @@ impl Cut {
 /// The session screen.
 pub(crate) fn session(model: &Model) -> SessionAreas {
     let mut cut = Cut { left: Rect::new(0, 0, model.columns, model.rows) };
-    let mut areas = SessionAreas { header: cut.top(1), status: cut.top(1), ..SessionAreas::default() };
+    let row_lines = if model.columns < TWO_LINES { 2 } else { 1 };
+    let mut areas =
+        SessionAreas { header: cut.top(1), status: cut.top(1), row_lines, ..SessionAreas::default() };
     areas.tabs = cut.top(u16::from(model.rows >= 10));
     areas.hints = cut.bottom(hint_rows(model));
     areas.foot = cut.bottom(1);

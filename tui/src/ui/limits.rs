@@ -51,6 +51,8 @@ pub(crate) const CLOCK: Duration = Duration::from_secs(1);
 pub(crate) const CALL: Duration = Duration::from_secs(5);
 /// Deadline of calls that wait for the agent, the command or a disk.
 pub(crate) const SLOW_CALL: Duration = Duration::from_secs(20);
+/// Deadline of a request that is sent again; the host's own is 30 s and says why.
+pub(crate) const RESEND_CALL: Duration = Duration::from_secs(35);
 /// First wait after a lost connection; doubled each time.
 pub(crate) const RETRY_MIN: Duration = Duration::from_millis(500);
 /// Longest wait between attempts.
@@ -63,6 +65,15 @@ pub(crate) const LISTING: Duration = Duration::from_secs(1);
 pub(crate) const CLOSE: Duration = Duration::from_secs(1);
 /// OSC 52: longest text that common terminals take (base64 of it stays below 100 000).
 pub(crate) const CLIPBOARD_BYTES: usize = 74_994;
+
+/// Longest text that comes back from the editor: more than any body that is kept.
+pub(crate) const DRAFT_BYTES: u64 = 1 << 20;
+/// Names that are tried for the file of the editor.
+pub(crate) const DRAFT_NAMES: u32 = 100;
+/// Places kept for going back and forward.
+pub(crate) const PLACES: usize = 100;
+/// How often it is looked whether a session that shall be started again has ended.
+pub(crate) const ENDING: Duration = Duration::from_millis(50);
 
 /// Smallest screen that anything useful fits on.
 pub(crate) const MIN_COLUMNS: u16 = 40;

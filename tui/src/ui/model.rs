@@ -4,6 +4,7 @@
 
 pub(crate) mod body;
 pub(crate) mod details;
+pub(crate) mod draft;
 pub(crate) mod edit;
 pub(crate) mod form;
 pub(crate) mod graph;
@@ -11,6 +12,7 @@ pub(crate) mod latency;
 pub(crate) mod list;
 pub(crate) mod notices;
 pub(crate) mod overlay;
+mod places;
 pub(crate) mod process;
 pub(crate) mod session;
 pub(crate) mod store;
@@ -18,7 +20,13 @@ pub(crate) mod stream;
 pub(crate) mod targets;
 
 use self::{
-    edit::History, form::LaunchForm, list::Sessions, notices::Notices, overlay::Overlay, session::Session,
+    edit::History,
+    form::LaunchForm,
+    list::Sessions,
+    notices::Notices,
+    overlay::Overlay,
+    places::{Place, Places},
+    session::{Session, Tab},
     targets::Targets,
 };
 use super::{config::Options, keys::Context};
@@ -42,6 +50,9 @@ pub(crate) struct Model {
     pub(crate) notices: Notices,
     pub(crate) palette_history: History,
     pub(crate) filter_history: History,
+    places: Places,
+    /// A request that was edited and could not be understood: the editor gets it again.
+    pub(crate) draft: Option<(u64, String)>,
     /// Something that is visible has changed since the last picture.
     pub(crate) dirty: bool,
     /// The session ends with this window.
@@ -77,6 +88,8 @@ impl Model {
             notices: Notices::default(),
             palette_history: History::default(),
             filter_history: History::default(),
+            places: Places::default(),
+            draft: None,
             dirty: true,
             owned: false,
             quit: false,
@@ -109,6 +122,44 @@ impl Model {
             return true;
         }
         false
+    }
+
+    fn place(&self) -> Place {
+        let tab = self.session.as_ref().map(|session| session.tab).unwrap_or_default();
+        Place {
+            screen: self.screen(),
+            tab: if self.screen() == Screen::Session { tab } else { Tab::default() },
+        }
+    }
+
+    /// Remembers where the user is, for the way back.
+    pub(crate) fn visit(&mut self) {
+        self.places.visit(self.place());
+    }
+
+    /// Back or forward to where the user was; false when there is nothing more that way.
+    pub(crate) fn travel(&mut self, back: bool) -> bool {
+        self.places.visit(self.place());
+        self.places.go(back).is_some_and(|place| self.go_to(place))
+    }
+
+    /// To where the user was before this; again: back here.
+    pub(crate) fn last_place(&mut self) -> bool {
+        self.places.visit(self.place());
+        self.places.last().is_some_and(|place| self.go_to(place))
+    }
+
+    fn go_to(&mut self, place: Place) -> bool {
+        // A form that was left is not filled in any more.
+        if place.screen == Screen::Launch || (place.screen == Screen::Session && self.session.is_none()) {
+            return false;
+        }
+        self.show(place.screen);
+        if let Some(session) = self.session.as_mut().filter(|_| place.screen == Screen::Session) {
+            session.tab = place.tab;
+            session.in_details = false;
+        }
+        true
     }
 
     /// Where a key is pressed now, most specific first.

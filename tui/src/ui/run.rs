@@ -28,6 +28,8 @@ pub(crate) trait Screen {
     fn perform(&mut self, effect: &Effect) -> io::Result<()>;
     /// Columns and rows of the window.
     fn size(&self) -> (u16, u16);
+    /// Lends the terminal to the user's editor; what is left of the text. When dropped before its end, the editor is ended.
+    fn edit(&mut self, text: &str) -> impl Future<Output = io::Result<String>>;
     /// Returns when the screen has been lost, e.g. to a panic of another thread.
     fn failed(&self) -> impl Future<Output = ()>;
 }
@@ -44,10 +46,10 @@ pub(crate) enum Exit {
 }
 
 /// What the loop listens to.
-#[derive(Debug)]
 pub(crate) struct Inputs<S> {
-    /// terminal --keys, mouse, paste, size--> loop
-    pub(crate) events: S,
+    /// Opens the stream terminal --keys, mouse, paste, size--> loop. It is closed while the user's editor has the terminal: two
+    /// readers of one terminal share its keys.
+    pub(crate) open: Box<dyn FnMut() -> S>,
     /// I/O --what has happened--> loop; when full, I/O waits
     pub(crate) msgs: mpsc::Receiver<Msg>,
     /// loop --what shall be done--> I/O; a full queue is told to the user
@@ -68,8 +70,22 @@ pub(crate) async fn run<S: Stream<Item = io::Result<Event>> + Unpin>(
     let mut buffer = Vec::with_capacity(limits::MESSAGES_PER_TURN);
     let mut listing = None;
     let mut effects = begin;
+    let mut keys = Some((inputs.open)());
     loop {
         effects.extend(listing_effect(model, &mut listing));
+        if let Some((seq, text)) = take_edit(&mut effects) {
+            // Closed before the editor begins, or it would not get all keys.
+            drop(keys.take());
+            match lend(model, screen, &mut inputs, &text).await {
+                Ok((after, meanwhile)) => {
+                    effects.extend(meanwhile);
+                    effects.extend(update(model, Msg::Edited { seq, before: text, after }));
+                }
+                Err(exit) => return exit,
+            }
+            effects.extend(resized(model, screen));
+        }
+        let keys = keys.get_or_insert_with(|| (inputs.open)());
         perform(model, screen, &inputs.effects, std::mem::take(&mut effects));
         if model.quit {
             return Exit::Quit;
@@ -97,12 +113,12 @@ pub(crate) async fn run<S: Stream<Item = io::Result<Event>> + Unpin>(
             biased;
             () = screen.failed() => return Exit::ScreenLost,
             Some(signal) = inputs.signals.recv() => return Exit::Signal(signal),
-            event = inputs.events.next() => {
+            event = keys.next() => {
                 let Some(Ok(event)) = event else { return Exit::ScreenLost };
                 model.now_ms = now_ms();
                 effects.extend(on_event(model, event));
                 // All that wait are taken before the next picture: a held key must not queue.
-                while let Poll::Ready(Some(Ok(event))) = poll_once(&mut inputs.events).await {
+                while let Poll::Ready(Some(Ok(event))) = poll_once(keys).await {
                     effects.extend(on_event(model, event));
                 }
                 next_picture = last_picture + limits::KEY_GAP;
@@ -119,6 +135,54 @@ pub(crate) async fn run<S: Stream<Item = io::Result<Event>> + Unpin>(
             () = sleep_until(next_picture), if model.dirty => {}
             () = tokio::time::sleep(limits::CLOCK), if shows_time && !model.dirty => {
                 effects.extend(update(model, Msg::Clock(now_ms())));
+            }
+        }
+    }
+}
+
+/// The first wish for an editor among the effects.
+fn take_edit(effects: &mut Vec<Effect>) -> Option<(u64, String)> {
+    let at = effects.iter().position(|effect| matches!(effect, Effect::Edit { .. }))?;
+    match effects.remove(at) {
+        Effect::Edit { seq, text } => Some((seq, text)),
+        _ => None,
+    }
+}
+
+/// Who is not in the foreground is not told of a new size, so it is asked for afterwards.
+fn resized(model: &mut Model, screen: &impl Screen) -> Vec<Effect> {
+    let (columns, rows) = screen.size();
+    update(model, Msg::Resize(columns, rows))
+}
+
+/// Waits for the user's editor. What I/O says meanwhile is taken, so that no row is lost by a long edit.
+async fn lend<S>(
+    model: &mut Model,
+    screen: &mut impl Screen,
+    inputs: &mut Inputs<S>,
+    text: &str,
+) -> Result<(Result<String, String>, Vec<Effect>), Exit> {
+    let interrupt = tokio::signal::unix::SignalKind::interrupt().as_raw_value();
+    let mut buffer = Vec::with_capacity(limits::MESSAGES_PER_TURN);
+    let mut effects = Vec::new();
+    let mut editing = std::pin::pin!(screen.edit(text));
+    loop {
+        tokio::select! {
+            // Leaving outranks the editor, which outranks data. All branches are cancel safe: the editor's future is kept.
+            biased;
+            // Ctrl-C is the editor's business, as with a shell.
+            Some(signal) = inputs.signals.recv() => if signal != interrupt {
+                return Err(Exit::Signal(signal));
+            },
+            edited = &mut editing => return Ok((edited.map_err(|error| error.to_string()), effects)),
+            taken = inputs.msgs.recv_many(&mut buffer, limits::MESSAGES_PER_TURN) => {
+                if taken == 0 {
+                    return Err(Exit::ScreenLost);
+                }
+                model.now_ms = now_ms();
+                for msg in buffer.drain(..) {
+                    effects.extend(update(model, msg));
+                }
             }
         }
     }
@@ -162,12 +226,12 @@ fn perform(model: &mut Model, screen: &mut impl Screen, to: &mpsc::Sender<Effect
             (Effect::Copy { what, text }, Ok(())) => {
                 let cut =
                     if clipboard::cut(text).len() < text.len() { ", cut to what terminals take" } else { "" };
+                // Inside of tmux the escape is not enough: it is dropped by tmux's default settings.
+                drop(to.try_send(effect.clone()));
                 (Level::Done, format!("copied {what}{cut}"))
             }
             (Effect::Suspend, Ok(())) => {
-                // Who is not in the foreground is not told of a new size.
-                let (columns, rows) = screen.size();
-                for effect in update(model, Msg::Resize(columns, rows)) {
+                for effect in resized(model, screen) {
                     // The command's terminal: a size that does not get there comes with the next one.
                     drop(to.try_send(effect));
                 }

@@ -2,8 +2,10 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     pin::Pin,
+    sync::Mutex,
     time::UNIX_EPOCH,
 };
 
@@ -41,7 +43,11 @@ pub(crate) trait Services: Send + Sync + 'static {
     fn sessions(&self) -> Result<Vec<String>, String>;
     /// Targets of each source. May block for a moment.
     fn targets(&self) -> Vec<(&'static str, Result<Vec<TargetRow>, String>)>;
+    /// What the session whose id begins so was started with. May read a file.
+    fn spec(&self, id: &str) -> Option<SessionSpec>;
     /// Starts a session and returns its id.
+    fn start(&self, spec: SessionSpec) -> Boxed<'_, Result<String, String>>;
+    /// Starts the session that the form asks for and returns its id.
     fn launch<'a>(&'a self, request: &'a LaunchRequest) -> Boxed<'a, Result<String, String>>;
 }
 
@@ -54,8 +60,11 @@ pub(crate) struct NoSession {
 }
 
 /// This machine.
-#[derive(Debug)]
-pub(crate) struct Machine;
+#[derive(Debug, Default)]
+pub(crate) struct Machine {
+    /// Ends of the pipes by which owned sessions that were started here see that the window is there.
+    owners: Mutex<Vec<OwnedFd>>,
+}
 
 impl Services for Machine {
     fn connect<'a>(&'a self, id: &'a str) -> Boxed<'a, Result<Client, NoSession>> {
@@ -81,11 +90,21 @@ impl Services for Machine {
     }
 
     fn launch<'a>(&'a self, request: &'a LaunchRequest) -> Boxed<'a, Result<String, String>> {
+        Box::pin(async move { self.start(spec(request)?).await })
+    }
+
+    fn spec(&self, id: &str) -> Option<SessionSpec> {
+        registry::spec(id).ok()
+    }
+
+    fn start(&self, spec: SessionSpec) -> Boxed<'_, Result<String, String>> {
         Box::pin(async move {
-            let spec = spec(request)?;
             let started = starter::start_session(&spec)
                 .await
                 .map_err(|error| format!("{}; {}", chain(&error), error.hint()))?;
+            // An owned session lives as long as this end of its pipe, which is as long as the window.
+            let mut owners = self.owners.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            owners.extend(started.owner);
             Ok(started.id)
         })
     }

@@ -19,7 +19,7 @@ use crossterm::{
 use ratatui::{Terminal as Ratatui, backend::CrosstermBackend, layout::Rect};
 use tokio::sync::Notify;
 
-use super::{clipboard, model::Model, run::Screen, update::Effect, view};
+use super::{clipboard, editor, model::Model, run::Screen, update::Effect, view};
 
 /// The screen is ours: raw mode and alternate screen are on.
 static TAKEN: AtomicBool = AtomicBool::new(false);
@@ -114,6 +114,14 @@ impl Screen for Terminal {
 
     fn size(&self) -> (u16, u16) {
         self.inner.size().map_or((80, 24), |size| (size.width, size.height))
+    }
+
+    async fn edit(&mut self, text: &str) -> io::Result<String> {
+        restore();
+        let edited = editor::edit(text).await;
+        enter(self.mouse)?;
+        self.redraw()?;
+        edited
     }
 
     async fn failed(&self) {

@@ -1,5 +1,7 @@
 //! What a piece of text means. The theme decides how that looks; models and views name only the meaning.
 
+use super::text::width;
+
 /// Meaning of a piece of text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) enum Tone {
@@ -99,15 +101,40 @@ impl TextLine {
     }
 }
 
+impl TextLine {
+    /// The line as lines of at most `columns`, cut between words where that is possible. For texts of one meaning.
+    pub(crate) fn words(&self, columns: usize) -> Vec<Self> {
+        let tone = self.0.first().map(|piece| piece.tone).unwrap_or_default();
+        let mut lines: Vec<String> = Vec::new();
+        for word in self.plain().split_whitespace() {
+            match lines.last_mut() {
+                Some(line) if width(line) + 1 + width(word) <= columns => {
+                    line.push(' ');
+                    line.push_str(word);
+                }
+                _ => lines.push(word.to_owned()),
+            }
+        }
+        lines.into_iter().flat_map(|line| Self::new(tone, line).wrapped(columns)).collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
+    fn a_text_is_cut_between_words() {
+        let lines = TextLine::new(Tone::Plain, "to be  or not, incomprehensibility").words(9);
+        let plain: Vec<_> = lines.iter().map(TextLine::plain).collect();
+        assert_eq!(plain, ["to be or", "not,", "incompreh", "ensibilit", "y"]);
+    }
+
+    #[test]
     fn a_wrapped_line_loses_nothing() {
         let line = TextLine::pair("name", "a longer value 日本");
         let wrapped = line.wrapped(7);
-        assert!(wrapped.iter().all(|line| crate::ui::text::width(&line.plain()) <= 7));
+        assert!(wrapped.iter().all(|line| width(&line.plain()) <= 7));
         assert_eq!(wrapped.iter().map(TextLine::plain).collect::<String>(), line.plain());
         assert_eq!(TextLine::default().wrapped(0).len(), 1);
     }

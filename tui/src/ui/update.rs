@@ -10,6 +10,7 @@ mod host;
 mod input;
 mod overlays;
 mod palette;
+mod resend;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use mirrord_protocol::session::v1::{Event, EventBatch, Mode, Port, SessionInfo};
 
 use super::model::{
     Model, Screen,
+    draft::Draft,
     form::LaunchRequest,
     latency::Series,
     notices::Level,
@@ -50,6 +52,14 @@ pub(crate) enum Msg {
     Host {
         generation: u64,
         said: HostMsg,
+    },
+    /// The result of [`Effect::Restart`]: the id of the session that follows, or why there is none.
+    Restarted(Result<String, String>),
+    /// The result of [`Effect::Edit`]: the text before and after, or why there was no editor.
+    Edited {
+        seq: u64,
+        before: String,
+        after: Result<String, String>,
     },
     Notice(Level, String),
 }
@@ -110,8 +120,10 @@ pub(crate) enum Effect {
         seq: u64,
     },
     Restart,
+    /// As it was, or as the user has edited it.
     Resend {
         seq: u64,
+        edited: Option<Box<Draft>>,
     },
     /// `None`: stop.
     Record {
@@ -135,6 +147,11 @@ pub(crate) enum Effect {
         what: String,
         text: String,
     },
+    /// The user's editor gets the terminal; the result is [`Msg::Edited`].
+    Edit {
+        seq: u64,
+        text: String,
+    },
     Suspend,
     Redraw,
     Mouse(bool),
@@ -142,6 +159,12 @@ pub(crate) enum Effect {
 
 /// Applies a message.
 pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
+    let effects = apply(model, msg);
+    model.visit();
+    effects
+}
+
+fn apply(model: &mut Model, msg: Msg) -> Vec<Effect> {
     match msg {
         Msg::Key(key) => input::key(model, key),
         Msg::Paste(text) => input::paste(model, &text),
@@ -174,6 +197,8 @@ pub(crate) fn update(model: &mut Model, msg: Msg) -> Vec<Effect> {
             Vec::new()
         }
         Msg::Launched(result) => host::launched(model, result),
+        Msg::Restarted(result) => host::restarted(model, result),
+        Msg::Edited { seq, before, after } => resend::edited(model, seq, &before, after),
         Msg::Host { generation, said } if generation == model.generation => host::said(model, said),
         Msg::Host { .. } => Vec::new(),
         Msg::Notice(level, text) => {

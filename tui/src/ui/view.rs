@@ -82,7 +82,7 @@ fn session(model: &Model, pen: &mut Pen<'_>) -> Option<Position> {
         }
         Tab::Process => process::draw(session, pen, areas.main),
         _ => {
-            list::draw(model, session, pen, areas.main);
+            list::draw(model, session, pen, &areas);
             details::draw(session, pen, &areas);
             strip::draw(model, session, pen, areas.strip);
             None

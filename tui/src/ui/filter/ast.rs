@@ -52,6 +52,7 @@ pub(crate) enum Field {
     Dns,
     Rcode,
     Command,
+    Comment,
 }
 
 /// Properties that an event has or has not.

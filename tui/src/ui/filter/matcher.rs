@@ -12,6 +12,8 @@ use crate::ui::text::address;
 pub(crate) struct Subject<'a> {
     pub(crate) event: &'a Event,
     pub(crate) marked: bool,
+    /// What the user has written to it.
+    pub(crate) comment: &'a str,
 }
 
 impl Expr {
@@ -35,6 +37,9 @@ impl Test {
     fn matches(&self, subject: Subject<'_>) -> bool {
         let event = subject.event;
         match self {
+            Self::Text(Field::Comment, pattern) => {
+                !subject.comment.is_empty() && pattern.is_match(subject.comment)
+            }
             Self::Text(field, pattern) => texts(*field, event).any(|text| pattern.is_match(&text)),
             Self::Status(range) => request(event).is_some_and(|request| {
                 (range.low..=range.high).contains(&request.status) && request.status > 0
@@ -184,7 +189,9 @@ fn request_texts(field: Field, request: &wire::Request) -> Box<dyn Iterator<Item
         }
         Field::Source => vec![if outgoing { own() } else { peer() }.into()],
         Field::Destination => vec![if outgoing { peer() } else { own() }.into()],
-        Field::File | Field::Operation | Field::Dns | Field::Rcode | Field::Command => Vec::new(),
+        Field::File | Field::Operation | Field::Dns | Field::Rcode | Field::Command | Field::Comment => {
+            Vec::new()
+        }
     };
     Box::new(texts.into_iter())
 }

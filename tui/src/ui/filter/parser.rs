@@ -53,7 +53,7 @@ const fn number(name: &'static str, argument: &'static str, make: Make, help: &'
 }
 
 /// All operators: parser, printer, help and completion read this table.
-pub(crate) const OPERATORS: [Operator; 33] = [
+pub(crate) const OPERATORS: [Operator; 34] = [
     text("m", Field::Method, "method of a request"),
     text("u", Field::Url, "path and host of a request"),
     text("d", Field::Host, "host name: request, connection or question"),
@@ -82,6 +82,7 @@ pub(crate) const OPERATORS: [Operator; 33] = [
     is("e", Property::Error, "failed"),
     is("pending", Property::Pending, "not ended yet"),
     is("marked", Property::Marked, "marked with m"),
+    text("comment", Field::Comment, "comment written with ;"),
     is("replay", Property::Replay, "sent again by you"),
     is("remote", Property::Remote, "done in the target"),
     is("local", Property::Local, "done on this machine"),

@@ -31,7 +31,7 @@ fn event(method: &str, path: &str, status: u32, ms: u64) -> wire::Event {
 }
 
 fn passes(filter: &str, event: &wire::Event) -> bool {
-    parse(filter).unwrap().matches(Subject { event, marked: false })
+    parse(filter).unwrap().matches(Subject { event, marked: false, comment: "" })
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn operators_ask_what_they_say() {
         let filter = parse(yes).unwrap();
         let expected = yes != "~src .";
         assert_eq!(
-            filter.matches(Subject { event: &slow, marked: false }),
+            filter.matches(Subject { event: &slow, marked: false, comment: "" }),
             expected || passes(yes, &slow),
             "{yes}"
         );
@@ -87,7 +87,9 @@ fn operators_ask_what_they_say() {
     ] {
         assert!(!passes(no, &slow), "{no}");
     }
-    assert!(parse("~marked").unwrap().matches(Subject { event: &slow, marked: true }));
+    let odd = Subject { event: &slow, marked: false, comment: "odd one" };
+    assert!(parse("~comment odd").unwrap().matches(odd) && !passes("~comment .", &slow));
+    assert!(parse("~marked").unwrap().matches(Subject { event: &slow, marked: true, comment: "" }));
 }
 
 #[test]

@@ -75,11 +75,20 @@ struct MadeFor {
     wrap: bool,
     columns: u16,
     utc_offset: i32,
+    /// Length and contents of the comment, as a number.
+    comment: u64,
 }
 
 impl Details {
     /// Makes the lines for this event and this room, unless they are there.
-    pub(crate) fn prepare(&mut self, event: Option<&Event>, columns: u16, rows: u16, utc_offset: i32) {
+    pub(crate) fn prepare(
+        &mut self,
+        event: Option<&Event>,
+        comment: &str,
+        columns: u16,
+        rows: u16,
+        utc_offset: i32,
+    ) {
         self.height = usize::from(rows).max(1);
         let made_for = event.map(|event| MadeFor {
             seq: event.seq,
@@ -92,6 +101,7 @@ impl Details {
             wrap: self.wrap,
             columns,
             utc_offset,
+            comment: number(comment),
         });
         if self.made_for != made_for {
             let same_event =
@@ -100,9 +110,12 @@ impl Details {
                 self.scroll = 0;
             }
             self.made_for = made_for;
-            let lines = event
+            let mut lines = event
                 .map(|event| document(event, self.section, self.body_view, utc_offset))
                 .unwrap_or_default();
+            if !comment.is_empty() && event.is_some() {
+                lines.insert(0, TextLine::new(Tone::Warn, "; ").with(Tone::Strong, comment));
+            }
             self.lines = if self.wrap {
                 lines.iter().flat_map(|line| line.wrapped(usize::from(columns))).collect()
             } else {
@@ -158,6 +171,14 @@ impl Details {
             _ => false,
         }
     }
+}
+
+/// Another number for another text.
+fn number(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn held(event: &Event) -> usize {

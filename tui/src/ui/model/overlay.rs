@@ -2,7 +2,7 @@
 
 use mirrord_protocol::session::v1::Mode;
 
-use super::{edit::LineEdit, stream::SortBy};
+use super::{draft::Draft, edit::LineEdit, stream::SortBy};
 use crate::ui::filter::FilterError;
 
 /// One at a time; Esc takes it away.
@@ -24,6 +24,11 @@ pub(crate) enum Overlay {
     },
     Search {
         edit: LineEdit,
+    },
+    /// Asks for a comment to an event.
+    Comment {
+        edit: LineEdit,
+        seq: u64,
     },
     /// Asks for the path of a file.
     Path {
@@ -107,6 +112,10 @@ pub(crate) enum Command {
     Copy(CopyWhat),
     Export(ExportForm),
     Resend(u64),
+    /// The same, edited.
+    ResendEdited(u64, Box<Draft>),
+    /// All ports off.
+    Pause,
     Restart,
     Stop(String),
     Clear,

@@ -38,6 +38,10 @@ pub(crate) struct Session {
     pub(crate) dropped: u64,
     /// Rows lost by earlier connections.
     dropped_before: u64,
+    /// Modes of ports before they were paused.
+    pub(crate) paused: BTreeMap<u32, Mode>,
+    /// Lists have more columns.
+    pub(crate) wide: bool,
     pub(crate) time_form: TimeForm,
     /// Position in a recording, nanoseconds since the epoch; `None`: its end.
     pub(crate) at_ns: Option<i64>,
@@ -167,6 +171,8 @@ impl Session {
             switching: BTreeMap::new(),
             dropped: 0,
             dropped_before: 0,
+            paused: BTreeMap::new(),
+            wide: false,
             time_form: TimeForm::default(),
             at_ns: None,
             utc_offset,
@@ -299,6 +305,19 @@ impl Session {
         true
     }
 
+    /// Writes a comment to an event, or takes it away; false when there are too many.
+    pub(crate) fn set_comment(&mut self, seq: u64, text: &str) -> bool {
+        if !self.store.set_comment(seq, text) {
+            return false;
+        }
+        if let Some(event) = self.store.event(seq) {
+            for stream in &mut self.streams {
+                stream.note(&self.store, event, false);
+            }
+        }
+        true
+    }
+
     pub(crate) fn unmark_all(&mut self) {
         drop(self.store.unmark_all());
         for stream in &mut self.streams {
@@ -385,7 +404,8 @@ impl Session {
         self.with_stream(|stream, store| stream.prepare(store, now_ms, list_rows));
         let seq = self.stream().and_then(Stream::selected);
         let event = seq.and_then(|seq| self.store.event(seq));
-        self.details.prepare(event, details.0, details.1, self.utc_offset);
+        let comment = seq.and_then(|seq| self.store.comment(seq)).unwrap_or_default();
+        self.details.prepare(event, comment, details.0, details.1, self.utc_offset);
     }
 
     pub(crate) fn utc_offset(&self) -> i32 {

@@ -1,6 +1,6 @@
 //! Events of a session as far as this viewer holds them: in order of their numbers, bounded, marked ones kept longest.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mirrord_protocol::session::v1::{Event, event::Detail};
 
@@ -17,6 +17,8 @@ pub(crate) struct Store {
     /// Every number up to here has left or was never held; a late change of one is ignored.
     floor: u64,
     marked: BTreeSet<u64>,
+    /// What the user has written to events; they are kept like marked ones.
+    comments: BTreeMap<u64, String>,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,15 @@ impl Default for Bounds {
 
 impl Store {
     pub(crate) fn new(bounds: Bounds) -> Self {
-        Self { held: VecDeque::new(), bytes: 0, bounds, evicted: 0, floor: 0, marked: BTreeSet::new() }
+        Self {
+            held: VecDeque::new(),
+            bytes: 0,
+            bounds,
+            evicted: 0,
+            floor: 0,
+            marked: BTreeSet::new(),
+            comments: BTreeMap::new(),
+        }
     }
 
     /// Takes an event, or the new form of one that is held.
@@ -79,13 +89,13 @@ impl Store {
         while self.held.len() > self.bounds.rows.max(1)
             || (self.bytes > self.bounds.bytes && self.held.len() > 1)
         {
-            let oldest =
-                self.held.iter().position(|held| !self.marked.contains(&held.event.seq)).unwrap_or(0);
+            let oldest = self.held.iter().position(|held| !self.is_kept(held.event.seq)).unwrap_or(0);
             let Some(held) = self.held.remove(oldest) else { break };
             self.bytes -= held.bytes;
             self.evicted += 1;
             self.floor = self.floor.max(held.event.seq);
             self.marked.remove(&held.event.seq);
+            self.comments.remove(&held.event.seq);
             gone.push(held.event.seq);
         }
         gone
@@ -123,6 +133,30 @@ impl Store {
         self.marked.contains(&seq)
     }
 
+    fn is_kept(&self, seq: u64) -> bool {
+        self.marked.contains(&seq) || self.comments.contains_key(&seq)
+    }
+
+    /// What the user has written to an event.
+    pub(crate) fn comment(&self, seq: u64) -> Option<&str> {
+        self.comments.get(&seq).map(String::as_str)
+    }
+
+    /// Writes to an event; an empty text takes away what was written. False when there are too many comments.
+    pub(crate) fn set_comment(&mut self, seq: u64, text: &str) -> bool {
+        let text = text.trim();
+        if text.is_empty() {
+            self.comments.remove(&seq);
+            return true;
+        }
+        let room = self.comments.len() < limits::MARKS || self.comments.contains_key(&seq);
+        if self.event(seq).is_some() && room {
+            self.comments.insert(seq, text.to_owned());
+            return true;
+        }
+        false
+    }
+
     /// Marks an event or takes its mark away; false when there are too many marks.
     pub(crate) fn toggle_mark(&mut self, seq: u64) -> bool {
         if self.marked.remove(&seq) {
@@ -141,6 +175,7 @@ impl Store {
         self.floor = self.last_seq();
         self.held.clear();
         self.marked.clear();
+        self.comments.clear();
         self.bytes = 0;
     }
 
@@ -204,6 +239,12 @@ mod tests {
         assert_eq!(store.put(event(2)), Put::Late, "what has left does not come back");
         assert_eq!((store.put(event(3)), store.evicted()), (Put::Changed, 1));
         assert_eq!(store.unmark_all(), BTreeSet::from([1]));
+        assert!(store.set_comment(1, " the first ") && !store.set_comment(2, "gone"));
+        store.put(event(5));
+        assert_eq!((store.evict(), store.comment(1)), (vec![3], Some("the first")));
+        assert!(store.set_comment(1, ""));
+        store.put(event(6));
+        assert_eq!(store.evict(), [1]);
     }
 
     #[test]

@@ -208,7 +208,11 @@ impl Stream {
     fn wants(&self, store: &Store, event: &Event) -> bool {
         self.filter.off
             || self.filter.expr.is_all()
-            || self.filter.expr.matches(Subject { event, marked: store.is_marked(event.seq) })
+            || self.filter.expr.matches(Subject {
+                event,
+                marked: store.is_marked(event.seq),
+                comment: store.comment(event.seq).unwrap_or_default(),
+            })
     }
 
     pub(crate) fn set_sort(&mut self, sort: Sort) {

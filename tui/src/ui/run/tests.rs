@@ -26,6 +26,10 @@ impl Screen for Counter {
         (120, 40)
     }
 
+    async fn edit(&mut self, text: &str) -> io::Result<String> {
+        Ok(text.replace("page=2", "page=3"))
+    }
+
     async fn failed(&self) {
         std::future::pending().await
     }
@@ -74,7 +78,9 @@ fn inputs() -> (Ends, Inputs<ReceiverStream<io::Result<Event>>>) {
     let (signals_tx, signals) = mpsc::channel(1);
     let (effects, effects_rx) = mpsc::channel(16);
     let ends = Ends { keys, msgs: msgs_tx, signals: signals_tx, _effects: effects_rx };
-    (ends, Inputs { events: ReceiverStream::new(events), msgs, effects, signals })
+    let mut events = Some(ReceiverStream::new(events));
+    let open = Box::new(move || events.take().expect("keys are opened once"));
+    (ends, Inputs { open, msgs, effects, signals })
 }
 
 async fn press(ends: &Ends, sign: char) {
@@ -128,12 +134,50 @@ async fn a_storm_is_drawn_once_a_frame_and_keys_get_through() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_edit_closes_the_keys_and_opens_them_again() {
+    let mut model = fake::model(120, 40);
+    let (mut ends, inputs) = inputs();
+    let keys = Keys::default();
+    let opened = std::rc::Rc::new(std::cell::Cell::new(0));
+    let (typed, count) = (keys.clone(), std::rc::Rc::clone(&opened));
+    let edits = Inputs {
+        open: Box::new(move || {
+            count.set(count.get() + 1);
+            typed.clone()
+        }),
+        msgs: inputs.msgs,
+        effects: inputs.effects,
+        signals: inputs.signals,
+    };
+    // The first row is a GET with `page=2` in its path, which the screen's editor changes.
+    "ge".chars().for_each(|sign| keys.press(sign));
+    let mut screen = Counter::default();
+    let script = async {
+        let sent = loop {
+            match ends._effects.recv().await.unwrap() {
+                Effect::Resend { edited, .. } => break edited.unwrap(),
+                _ => {}
+            }
+        };
+        "Ql".chars().for_each(|sign| keys.press(sign));
+        sent
+    };
+    let (exit, sent) = tokio::join!(run(&mut model, &mut screen, edits, Vec::new()), script);
+    assert_eq!((exit, sent.path.as_str(), opened.get()), (Exit::Quit, "/items/1?page=3", 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_are_noticed_on_a_quiet_screen() {
     let mut model = fake::model(120, 40);
     let (ends, inputs) = inputs();
     let keys = Keys::default();
-    let quiet =
-        Inputs { events: keys.clone(), msgs: inputs.msgs, effects: inputs.effects, signals: inputs.signals };
+    let typed = keys.clone();
+    let quiet = Inputs {
+        open: Box::new(move || typed.clone()),
+        msgs: inputs.msgs,
+        effects: inputs.effects,
+        signals: inputs.signals,
+    };
     let mut screen = Counter::default();
     // A task of its own: in one task with the loop, its timers would wake the loop as well.
     let mut script = tokio::task::JoinSet::new();

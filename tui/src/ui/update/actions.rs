@@ -1,6 +1,6 @@
 //! What each key of the table does.
 
-use super::{Effect, commands, copy, notice};
+use super::{Effect, commands, copy, notice, resend};
 use crate::ui::{
     keys::Action,
     layout,
@@ -30,6 +30,11 @@ pub(super) fn act(model: &mut Model, action: Action) -> Vec<Effect> {
         Action::Quit => commands::ask_quit(model),
         Action::Suspend => return vec![Effect::Suspend],
         Action::Redraw => return vec![Effect::Redraw],
+        Action::Previous | Action::Next if model.travel(action == Action::Previous) => {}
+        Action::LastPlace if model.last_place() => {}
+        Action::Previous | Action::Next | Action::LastPlace => {
+            notice(model, Level::Info, "there is nothing more that way");
+        }
         Action::Targets => model.show(Screen::Targets),
         Action::Sessions => {
             if let Some(session) = &model.session {
@@ -237,7 +242,11 @@ fn session(model: &mut Model, action: Action) -> Vec<Effect> {
             let text = "All rows that this window holds leave it. The session host keeps its own.";
             model.overlay = Some(Confirm::ask("Empty the lists?", text, "Empty", Command::Clear));
         }
-        Action::Resend => return commands::ask_resend(model),
+        Action::Resend => return resend::ask(model),
+        Action::EditResend => return resend::edit(model),
+        Action::Comment => comment(model),
+        Action::Pause => commands::ask_pause(model),
+        Action::Resume => return commands::resume(model),
         Action::Mode => commands::ask_mode(model),
         Action::Arrives => text_overlay(model, TextKind::Arrives),
         Action::Record => return record(model),
@@ -331,6 +340,11 @@ fn view(session: &mut Session, action: Action) -> bool {
         }
         Action::FilterToggle => drop(session.with_stream(|stream, store| stream.toggle_filter(store))),
         Action::UnmarkAll => session.unmark_all(),
+        Action::Wide => {
+            session.wide = !session.wide;
+            // More columns need the room of the details.
+            session.details.shown = if session.wide { Shown::Hidden } else { Shown::Beside };
+        }
         Action::TimeForm => session.time_form = session.time_form.next(),
         Action::OutputUp => session.process.scroll(true),
         Action::OutputDown => session.process.scroll(false),
@@ -379,6 +393,18 @@ fn type_into(model: &mut Model) -> Vec<Effect> {
         notice(model, Level::Info, why);
     }
     Vec::new()
+}
+
+/// Asks for a comment to the chosen row; the one that it has can be changed.
+fn comment(model: &mut Model) {
+    let chosen = model.session.as_ref().and_then(|session| {
+        let seq = session.selected()?.seq;
+        Some((seq, session.store().comment(seq).unwrap_or_default().to_owned()))
+    });
+    match chosen {
+        Some((seq, text)) => model.overlay = Some(Overlay::Comment { edit: LineEdit::new(&text), seq }),
+        None => notice(model, Level::Info, "no row is chosen"),
+    }
 }
 
 fn record(model: &mut Model) -> Vec<Effect> {

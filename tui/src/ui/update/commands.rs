@@ -1,11 +1,11 @@
 //! What choosers, questions and typed commands set off, and the questions before what cannot be taken back.
 
-use mirrord_protocol::session::v1::{Mode, event::Detail};
+use mirrord_protocol::session::v1::Mode;
 
 use super::{Effect, copy, notice};
 use crate::ui::model::{
     Model,
-    details::{mode_name, title},
+    details::mode_name,
     edit::LineEdit,
     notices::Level,
     overlay::{Choice, Chooser, Command, Confirm, ExportForm, Overlay, Purpose},
@@ -38,7 +38,11 @@ pub(super) fn run(model: &mut Model, command: Command) -> Vec<Effect> {
             let edit = LineEdit::new(&format!("{id}.{ending}"));
             model.overlay = Some(Overlay::Path { edit, purpose: Purpose::Export(form) });
         }
-        Command::Resend(seq) => return guarded(model, vec![Effect::Resend { seq }]),
+        Command::Resend(seq) => return guarded(model, vec![Effect::Resend { seq, edited: None }]),
+        Command::ResendEdited(seq, draft) => {
+            return guarded(model, vec![Effect::Resend { seq, edited: Some(draft) }]);
+        }
+        Command::Pause => return pause(model),
         Command::Restart => return guarded(model, vec![Effect::Restart]),
         Command::Stop(id) => return guarded(model, vec![Effect::Stop { id }]),
         Command::Clear => {
@@ -138,6 +142,42 @@ fn set_mode(model: &mut Model, port: u32, mode: Mode, sure: bool) -> Vec<Effect>
     effects
 }
 
+pub(super) fn ask_pause(model: &mut Model) {
+    let Some(session) = model.session.as_ref().filter(|session| session.lives()) else {
+        notice(model, Level::Info, "there is nothing to pause");
+        return;
+    };
+    if session.info.ports.iter().all(|port| port.mode() == Mode::Off) {
+        notice(
+            model,
+            Level::Info,
+            "no port is mirrored or stolen; :resume brings back what was before :pause",
+        );
+        return;
+    }
+    let text =
+        "All ports are switched off: the target serves alone, and nothing is copied or taken until :resume.";
+    model.overlay = Some(Confirm::ask("Pause?", text, "Pause", Command::Pause));
+}
+
+fn pause(model: &mut Model) -> Vec<Effect> {
+    let Some(session) = &mut model.session else { return Vec::new() };
+    let ports = session.info.ports.iter().filter(|port| port.mode() != Mode::Off);
+    let ports: Vec<_> = ports.map(|port| (port.remote, port.mode())).collect();
+    session.paused.extend(ports.iter().copied());
+    ports.into_iter().flat_map(|(port, _)| set_mode(model, port, Mode::Off, true)).collect()
+}
+
+/// Ports that were paused get the mode that they had; a steal that concerns others is asked about as ever.
+pub(super) fn resume(model: &mut Model) -> Vec<Effect> {
+    let paused =
+        model.session.as_mut().map(|session| std::mem::take(&mut session.paused)).unwrap_or_default();
+    if paused.is_empty() {
+        notice(model, Level::Info, "nothing was paused here");
+    }
+    paused.into_iter().flat_map(|(port, mode)| set_mode(model, port, mode, false)).collect()
+}
+
 // ---- questions
 
 pub(super) fn ask_quit(model: &mut Model) {
@@ -176,26 +216,13 @@ pub(super) fn ask_stop(model: &mut Model, id: &str) {
 }
 
 pub(super) fn ask_restart(model: &mut Model) {
-    let text = "The command is ended and started again; the session stays.";
-    model.overlay = Some(Confirm::ask("Start the command again?", text, "Restart", Command::Restart));
-}
-
-/// Requests that change nothing are sent at once, others after a question.
-pub(super) fn ask_resend(model: &mut Model) -> Vec<Effect> {
-    let Some(event) = model.session.as_ref().and_then(|session| session.selected()) else {
-        return Vec::new();
-    };
-    let Some(Detail::Request(request)) = &event.detail else {
-        notice(model, Level::Info, "only requests can be sent again");
-        return Vec::new();
-    };
-    let seq = event.seq;
-    if matches!(request.method.as_str(), "GET" | "HEAD" | "OPTIONS") {
-        return run(model, Command::Resend(seq));
+    if model.session.as_ref().is_some_and(|session| session.is_recording()) {
+        notice(model, Level::Info, "this is a recording; there is no command");
+        return;
     }
-    let text = format!("{} goes to the local process a second time.", title(event));
-    model.overlay = Some(Confirm::ask("Send it again?", text, "Send", Command::Resend(seq)));
-    Vec::new()
+    let text = "The session ends, and an equal one begins: the command, its target and its settings are the same, the lists begin anew. W keeps \
+                them before.";
+    model.overlay = Some(Confirm::ask("Start the command again?", text, "Restart", Command::Restart));
 }
 
 // ---- launch

@@ -101,6 +101,26 @@ pub(super) fn give_up_switches(model: &mut Model) {
     }
 }
 
+/// The session has ended, and an equal one runs.
+pub(super) fn restarted(model: &mut Model, result: Result<String, String>) -> Vec<Effect> {
+    model.dirty = true;
+    match result {
+        Ok(id) => {
+            notice(model, Level::Done, format!("started again as session {id}"));
+            let tab = model.session.as_ref().map(|session| session.tab).unwrap_or_default();
+            let effects = attach(model, &id);
+            if let Some(session) = &mut model.session {
+                session.tab = tab;
+            }
+            effects
+        }
+        Err(reason) => {
+            notice(model, Level::Error, format!("the command was not started again: {reason}"));
+            Vec::new()
+        }
+    }
+}
+
 pub(super) fn launched(model: &mut Model, result: Result<String, String>) -> Vec<Effect> {
     model.form.starting = false;
     model.dirty = true;

@@ -49,6 +49,7 @@ pub(super) fn paste(model: &mut Model, text: &str) -> Vec<Effect> {
         | Overlay::Palette { edit, .. }
         | Overlay::Filter { edit, .. }
         | Overlay::Search { edit }
+        | Overlay::Comment { edit, .. }
         | Overlay::Path { edit, .. } = overlay
         {
             edit.insert(text);

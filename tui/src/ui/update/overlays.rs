@@ -7,6 +7,7 @@ use crate::ui::{
     filter,
     model::{
         Model, Screen,
+        notices::Level,
         overlay::{Chooser, Command, Overlay},
     },
 };
@@ -44,6 +45,19 @@ pub(super) fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
                 if let Some(session) = &mut model.session {
                     session.details.search = text;
                     session.details.find(true);
+                }
+            } else {
+                edit.key(key);
+            }
+            Vec::new()
+        }
+        Overlay::Comment { edit, seq } => {
+            if key.code == KeyCode::Enter {
+                let (seq, text) = (*seq, edit.text());
+                model.overlay = None;
+                let written = model.session.as_mut().is_none_or(|session| session.set_comment(seq, &text));
+                if !written {
+                    super::notice(model, Level::Info, "no more rows can have comments");
                 }
             } else {
                 edit.key(key);

@@ -4,7 +4,10 @@ use crossterm::event::{KeyCode, KeyEvent};
 use mirrord_protocol::session::v1::Mode;
 
 use super::*;
-use crate::ui::{fake, model::overlay::Overlay};
+use crate::ui::{
+    fake,
+    model::{overlay::Overlay, session::Tab},
+};
 
 fn key(model: &mut Model, code: KeyCode) -> Vec<Effect> {
     let effects = update(model, Msg::Key(KeyEvent::from(code)));
@@ -59,7 +62,12 @@ fn no_single_key_destroys() {
         let harmless = |effect: &Effect| {
             matches!(
                 effect,
-                Effect::Copy { .. } | Effect::Mouse(_) | Effect::TerminalSize(..) | Effect::Resend { .. }
+                Effect::Copy { .. }
+                    | Effect::Edit { .. }
+                    | Effect::Fetch { .. }
+                    | Effect::Mouse(_)
+                    | Effect::TerminalSize(..)
+                    | Effect::Resend { .. }
             )
         };
         assert!(effects.iter().all(harmless), "{sign:?}: {effects:?}");
@@ -113,4 +121,116 @@ fn read_only_changes_nothing_outside() {
     model.options.read_only = true;
     assert_eq!(type_keys(&mut model, "Ms"), []);
     assert_eq!(type_keys(&mut model, "Xy\n"), []);
+}
+
+#[test]
+fn a_comment_is_written_found_and_taken_away() {
+    let mut model = fake::model(120, 40);
+    type_keys(&mut model, "kk;slow one\n/~comment slow\n");
+    let session = model.session.as_ref().unwrap();
+    let rows: Vec<_> = session.stream().unwrap().seqs().collect();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(session.store().comment(rows[0]), Some("slow one"));
+    type_keys(&mut model, ";");
+    key(&mut model, KeyCode::Esc);
+    type_keys(&mut model, ";");
+    for _ in "slow one".chars() {
+        key(&mut model, KeyCode::Backspace);
+    }
+    type_keys(&mut model, "\n");
+    assert_eq!(model.session.as_ref().unwrap().stream().unwrap().len(), 0, "without it no row passes");
+}
+
+#[test]
+fn an_edited_request_is_sent_after_a_question() {
+    let mut model = fake::model(120, 40);
+    type_keys(&mut model, "/~m POST\n");
+    let effects = type_keys(&mut model, "e");
+    let [Effect::Edit { seq, text }] = effects.as_slice() else { panic!("{effects:?}") };
+    let edited = |after: &str| Msg::Edited { seq: *seq, before: text.clone(), after: Ok(after.to_owned()) };
+    assert_eq!(update(&mut model, edited(text)), [], "nothing was changed");
+    assert_eq!(update(&mut model, edited("# nothing left\n")), []);
+    // What cannot be understood is not lost.
+    assert_eq!(update(&mut model, edited("POST /x\nno header\n")), []);
+    key(&mut model, KeyCode::Esc);
+    let again = type_keys(&mut model, "e");
+    assert!(
+        matches!(again.as_slice(), [Effect::Edit { text, .. }] if text.contains("no header")),
+        "{again:?}"
+    );
+    assert_eq!(update(&mut model, edited("PUT /x\na: b\n\nnew")), [], "it asks");
+    assert_eq!(type_keys(&mut model, "\n"), [], "the safe answer is chosen at first");
+    update(&mut model, edited("PUT /x\na: b\n\nnew"));
+    let sent = type_keys(&mut model, "y\n");
+    let [Effect::Resend { edited: Some(draft), .. }] = sent.as_slice() else { panic!("{sent:?}") };
+    assert_eq!((draft.method.as_str(), draft.body.as_str()), ("PUT", "new"));
+    let get = update(&mut model, edited("GET /x\n"));
+    assert!(matches!(get.as_slice(), [Effect::Resend { .. }]), "a GET changes nothing: {get:?}");
+}
+
+#[test]
+fn the_way_goes_back_and_forward() {
+    let mut model = fake::model(120, 40);
+    let at = |model: &Model| (model.screen(), model.session.as_ref().unwrap().tab);
+    type_keys(&mut model, "34");
+    type_keys(&mut model, "[[");
+    assert_eq!(at(&model), (Screen::Session, Tab::Traffic));
+    type_keys(&mut model, "]");
+    assert_eq!(at(&model), (Screen::Session, Tab::Files));
+    type_keys(&mut model, "S-");
+    assert_eq!(at(&model), (Screen::Session, Tab::Files));
+    type_keys(&mut model, "-");
+    assert_eq!(model.screen(), Screen::Sessions);
+    type_keys(&mut model, "[");
+    assert_eq!(at(&model), (Screen::Session, Tab::Files));
+}
+
+#[test]
+fn pause_switches_all_ports_off_and_resume_back() {
+    let mut model = fake::model(120, 40);
+    assert_eq!(type_keys(&mut model, ":pause\n"), []);
+    assert_eq!(type_keys(&mut model, "y\n"), [Effect::SetMode { port: 80, mode: Mode::Off }]);
+    let answer = fake::info(Mode::Off).ports.remove(0);
+    fake::say(&mut model, HostMsg::ModeSet { port: 80, mode: Mode::Off, result: Ok(Some(answer)) });
+    assert_eq!(type_keys(&mut model, ":resume\n"), [Effect::SetMode { port: 80, mode: Mode::Mirror }]);
+    assert_eq!(type_keys(&mut model, ":resume\n"), [], "once");
+}
+
+#[test]
+fn a_restarted_command_is_shown_in_its_new_session() {
+    let mut model = fake::model(120, 40);
+    assert_eq!(type_keys(&mut model, "6Ry\n"), [Effect::Restart]);
+    let effects = update(&mut model, Msg::Restarted(Ok("n3w01".to_owned())));
+    assert!(matches!(&effects[..], [Effect::Attach { id, .. }, ..] if id == "n3w01"), "{effects:?}");
+    let session = model.session.as_ref().unwrap();
+    assert_eq!((session.tab, session.store().len()), (Tab::Process, 0));
+}
+
+#[test]
+fn the_mouse_chooses_rows_tabs_and_panes() {
+    use crossterm::event::{KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+    let mut model = fake::model(120, 40);
+    let mut mouse = |kind, column, row| {
+        drop(update(&mut model, Msg::Mouse(MouseEvent { kind, column, row, modifiers: KeyModifiers::NONE })));
+        model.prepare();
+        let session = model.session.as_ref().unwrap();
+        let stream = session.stream();
+        (session.tab, stream.and_then(|list| list.selected()), session.in_details)
+    };
+    let click = MouseEventKind::Down(MouseButton::Left);
+    let (_, first, _) = mouse(click, 5, 5);
+    let (_, second, _) = mouse(click, 5, 6);
+    assert!(second > first && first.is_some());
+    assert_eq!(
+        mouse(MouseEventKind::ScrollUp, 5, 6).1,
+        Some(1),
+        "the wheel moves the choice, up to the first row"
+    );
+    assert!(mouse(click, 100, 10).2, "the details have the keys");
+    assert!(!mouse(click, 5, 5).2);
+    assert_eq!(mouse(click, 16, 2).0, Tab::Conns);
+    model.options.mouse = false;
+    let off = MouseEvent { kind: click, column: 2, row: 2, modifiers: KeyModifiers::NONE };
+    drop(update(&mut model, Msg::Mouse(off)));
+    assert_eq!(model.session.as_ref().unwrap().tab, Tab::Conns, "a mouse that is off does nothing");
 }

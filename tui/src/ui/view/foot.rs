@@ -65,6 +65,12 @@ pub(super) fn hints(model: &Model, pen: &mut Pen<'_>, area: Rect) {
         pen.put(area.x + 1, area.y, area.width.saturating_sub(1), Tone::Dim, text);
         return;
     }
+    let typing = model.session.as_ref().is_some_and(|session| session.process.typing);
+    if model.screen() == Screen::Session && typing {
+        let text = "all keys go to the command  ctrl-] leaves";
+        pen.put(area.x + 1, area.y, area.width.saturating_sub(1), Tone::Dim, text);
+        return;
+    }
     if area.height == 1 {
         let all = here(false).take(5).chain(global);
         row(model, pen, area, all);

@@ -10,6 +10,8 @@ use crate::ui::{
     tone::{TextLine, Tone},
 };
 
+/// Rows of the equal command line, with its title.
+const COMMAND_ROWS: u16 = 3;
 /// Columns of the names of fields.
 const LABEL: u16 = 14;
 
@@ -29,13 +31,24 @@ pub(super) fn draw(model: &Model, pen: &mut Pen<'_>) -> Option<Position> {
         cursor = cursor.or(here);
     }
     let below = area.y + 2 + text::cells(Field::ALL.len());
-    if let Some((_, reason)) = &form.error {
-        pen.put(area.x + LABEL + 3, below, area.width.saturating_sub(LABEL + 3), Tone::Bad, reason);
-    } else if form.starting {
-        pen.put(area.x + LABEL + 3, below, area.width.saturating_sub(LABEL + 3), Tone::Warn, "starting …");
+    // Above the fields: below them there may be no room.
+    let (tone, said) = match &form.error {
+        Some((_, reason)) => (Tone::Bad, format!("✗ {reason}")),
+        None if form.starting => (Tone::Warn, "starting …".to_owned()),
+        None => (Tone::Plain, String::new()),
+    };
+    pen.put(area.x + LABEL + 3, area.y + 1, area.width.saturating_sub(LABEL + 3), tone, &said);
+    let left = area.bottom().saturating_sub(below + 1);
+    let mut side = areas.side;
+    if left >= COMMAND_ROWS {
+        equal_command(model, pen, Rect { y: below + 1, height: left, ..area });
+    } else {
+        // Without room below the fields it stands above the recent launches.
+        let rows = COMMAND_ROWS.min(side.height);
+        equal_command(model, pen, Rect { height: rows, ..side });
+        side = Rect { y: side.y + rows, height: side.height - rows, ..side };
     }
-    equal_command(model, pen, Rect { y: below + 1, height: area.bottom().saturating_sub(below + 1), ..area });
-    recent(model, pen, areas.side);
+    recent(model, pen, side);
     cursor
 }
 

@@ -15,13 +15,19 @@ use crate::ui::{
     tone::{TextLine, Tone},
 };
 
+/// Below this width the first line names the present screen only.
+const NARROW: u16 = 60;
+
 /// Crumbs on the left, link and state on the right.
 pub(super) fn draw(model: &Model, pen: &mut Pen<'_>, area: Rect) {
     let right = right_side(model);
     let right_columns = text::cells(text::width(&right.plain())).min(area.width);
-    let mut line = TextLine::new(Tone::Title, " mirrord-tui");
-    for screen in model.crumbs() {
-        line = line.with(Tone::Dim, "  › ");
+    // A narrow line has room for where one is, not for the way there.
+    let narrow = area.width < NARROW;
+    let mut line = TextLine::new(Tone::Title, if narrow { "" } else { " mirrord-tui" });
+    let skipped = if narrow { model.crumbs().len().saturating_sub(1) } else { 0 };
+    for screen in model.crumbs().iter().skip(skipped) {
+        line = line.with(Tone::Dim, if narrow { " " } else { "  › " });
         line = match (screen, &model.session) {
             (Screen::Targets, _) => line.with(Tone::Plain, "targets"),
             (Screen::Sessions, _) => line.with(Tone::Plain, "sessions"),

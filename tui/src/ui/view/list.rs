@@ -7,6 +7,7 @@ use super::{
     rows::{self, Around, Column},
 };
 use crate::ui::{
+    layout::SessionAreas,
     model::{
         Model,
         session::{Link, Session, Tab},
@@ -19,13 +20,19 @@ use crate::ui::{
 /// Columns left of the first cell: the signs for chosen and marked.
 const MARGIN: u16 = 2;
 
-pub(super) fn draw(model: &Model, session: &Session, pen: &mut Pen<'_>, area: Rect) {
+pub(super) fn draw(model: &Model, session: &Session, pen: &mut Pen<'_>, areas: &SessionAreas) {
+    let area = areas.main;
     let Some(stream) = session.stream().filter(|_| area.height > 0) else { return };
     title(session, stream, pen, area);
-    let columns = rows::columns(session.tab, area.width.saturating_sub(MARGIN));
-    let rest = rest_width(&columns, area.width.saturating_sub(MARGIN));
-    heads(pen, &columns, rest, Rect { y: area.y + 1, ..area });
-    let height = usize::from(area.height.saturating_sub(2));
+    let room = area.width.saturating_sub(MARGIN);
+    let lines = if areas.row_lines > 1 {
+        let (first, second) = rows::two_lines(session.tab);
+        vec![first, second]
+    } else {
+        let columns = rows::columns(session.tab, room, session.wide);
+        heads(pen, &columns, rest_width(&columns, room), Rect { y: area.y + 1, ..area });
+        vec![columns]
+    };
     let kind = session.tab.kinds().first().copied().unwrap_or_default();
     let mut around = Around {
         time_form: session.time_form,
@@ -34,34 +41,49 @@ pub(super) fn draw(model: &Model, session: &Session, pen: &mut Pen<'_>, area: Re
         above_ns: None,
         whole: session.latency.whole(kind),
     };
-    let mut y = area.y + 2;
-    for seq in stream.window(height) {
+    let mut y = area.y + areas.head_lines();
+    for seq in stream.window(usize::from(areas.list_rows())) {
         let Some(event) = session.store().event(seq) else { continue };
-        let row = Rect { y, height: 1, ..area };
-        let selected = stream.selected() == Some(seq);
+        let row = Rect { y, height: areas.row_lines, ..area };
         if session.store().is_marked(seq) {
             pen.put(area.x + 1, y, 1, Tone::Warn, "*");
         }
-        let mut x = area.x + MARGIN;
-        for column in &columns {
-            let width = if column.width == 0 { rest } else { column.width };
-            let (tone, text) = rows::cell(*column, event, around);
-            if column.right {
-                pen.put_right(x, y, width, tone, &text);
-            } else {
-                pen.put(x, y, width, tone, &text);
-            }
-            x += width + 1;
+        if session.store().comment(seq).is_some() {
+            pen.put(area.x + 1, y, 1, Tone::Warn, ";");
         }
-        if selected {
-            pen.put(area.x, y, 1, Tone::Focus, "▌");
+        for (columns, y) in lines.iter().zip(y..) {
+            draw_line(pen, columns, Rect { x: area.x + MARGIN, y, width: room, height: 1 }, |column| {
+                rows::cell(column, event, around)
+            });
+        }
+        if stream.selected() == Some(seq) {
+            pen.fill(Rect { width: 1, ..row }, Tone::Focus, "▌");
             pen.tint(Rect { x: area.x + 1, width: area.width - 1, ..row }, Tone::Selected);
         }
         around.above_ns = Some(event.time_ns);
-        y += 1;
+        y += areas.row_lines;
     }
     if stream.len() == 0 {
         empty(session, stream, pen, area);
+    }
+}
+
+/// The cells of one line. Those that do not fit are left out.
+fn draw_line(pen: &mut Pen<'_>, columns: &[Column], area: Rect, cell: impl Fn(Column) -> (Tone, String)) {
+    let rest = rest_width(columns, area.width);
+    let mut x = area.x;
+    for column in columns {
+        let width = if column.is_subject() { rest } else { column.width };
+        if x + width > area.right() {
+            break;
+        }
+        let (tone, text) = cell(*column);
+        if column.right {
+            pen.put_right(x, area.y, width, tone, &text);
+        } else {
+            pen.put(x, area.y, width, tone, &text);
+        }
+        x += width + 1;
     }
 }
 

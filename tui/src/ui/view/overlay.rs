@@ -51,6 +51,7 @@ pub(super) fn draw(model: &Model, pen: &mut Pen<'_>) -> Option<Position> {
             cursor
         }
         Overlay::Search { edit } => prompt(model, pen, "search ", edit),
+        Overlay::Comment { edit, .. } => prompt(model, pen, "comment ", edit),
         Overlay::Path { edit, purpose } => {
             let label = match purpose {
                 Purpose::Export(ExportForm::Har) => "write HAR to ",
@@ -159,7 +160,7 @@ fn draw_chooser(model: &Model, pen: &mut Pen<'_>, chooser: &Chooser) {
 }
 
 fn draw_confirm(model: &Model, pen: &mut Pen<'_>, confirm: &Confirm) {
-    let text = TextLine::new(Tone::Plain, &confirm.text).wrapped(54);
+    let text = TextLine::new(Tone::Plain, &confirm.text).words(54);
     let area = layout::middle(model, 60, text::cells(text.len()) + 4);
     let inner = frame(pen, area, &TextLine::new(Tone::Warn, &confirm.title));
     for (line, y) in text.iter().zip(inner.y..inner.bottom()) {

@@ -1,6 +1,10 @@
 //! Writes text with meaning into cells, never outside of the place that it was given.
 
-use ratatui::{buffer::Buffer, layout::Rect, style::Style};
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    style::{Modifier, Style},
+};
 
 use crate::ui::{
     text::{cells, fit, width},
@@ -31,7 +35,9 @@ impl<'a> Pen<'a> {
             return x;
         }
         let columns = columns.min(area.right() - x);
+        // What is below, e.g. a line with a title on it, must not show through.
         let style = self.style(tone);
+        let style = style.remove_modifier(Modifier::all().difference(style.add_modifier));
         let end = if width(text) > usize::from(columns) {
             self.buffer.set_stringn(x, y, fit(text, usize::from(columns)), usize::from(columns), style)
         } else {

@@ -48,6 +48,29 @@ enum What {
     Answers,
     Kind,
     Text,
+    Host,
+    ContentType,
+    Route,
+    Rule,
+    Flags,
+    Server,
+}
+
+/// From this width on all columns are there.
+const WIDE: u16 = 150;
+/// Least room for the subject of a wide list.
+const SUBJECT: u16 = 16;
+
+impl Column {
+    /// Whether it is the one that says what the row is about.
+    pub(super) const fn is_subject(self) -> bool {
+        self.width == 0
+    }
+}
+
+/// Columns of a row of two lines: the subject has the first one for itself.
+pub(super) fn two_lines(tab: Tab) -> (Vec<Column>, Vec<Column>) {
+    columns_from(tab, 89, 8).into_iter().partition(|column| column.what == What::Sign || column.is_subject())
 }
 
 const fn left(head: &'static str, width: u16, what: What) -> Column {
@@ -58,12 +81,23 @@ const fn right(head: &'static str, width: u16, what: What) -> Column {
     Column { head, width, right: true, what }
 }
 
-/// The columns of a tab in this many columns of the terminal.
-pub(super) fn columns(tab: Tab, width: u16) -> Vec<Column> {
-    let mut columns = vec![left("TIME", if width >= 90 { 12 } else { 8 }, What::Time)];
-    if width < 60 {
-        columns.clear();
+/// The columns of a tab in this many columns of the terminal; of a wide list all that leave the subject some room.
+pub(super) fn columns(tab: Tab, width: u16, wide: bool) -> Vec<Column> {
+    if !wide {
+        return columns_from(tab, width, if width >= 90 { 12 } else { 8 });
     }
+    let mut columns = columns_from(tab, WIDE, 12);
+    let taken = |columns: &[Column]| columns.iter().map(|column| column.width + 1).sum::<u16>();
+    while taken(&columns) + SUBJECT > width {
+        let Some(last) = columns.iter().rposition(|column| !column.is_subject()) else { break };
+        columns.remove(last);
+    }
+    columns
+}
+
+/// Each column is there from a width of its own on.
+fn columns_from(tab: Tab, width: u16, time: u16) -> Vec<Column> {
+    let mut columns = vec![left("TIME", time, What::Time)];
     let mut add = |from: u16, column: Column| {
         if width >= from {
             columns.push(column);
@@ -78,6 +112,9 @@ pub(super) fn columns(tab: Tab, width: u16) -> Vec<Column> {
             add(50, right("LAT", 6, What::Latency));
             add(66, right("SIZE", 5, What::Size));
             add(70, left("PEER", 15, What::Peer));
+            add(WIDE, left("HOST", 14, What::Host));
+            add(WIDE, left("TYPE", 16, What::ContentType));
+            add(WIDE, left("ROUTE", 22, What::Route));
         }
         Tab::Conns => {
             add(0, left("K", 1, What::Sign));
@@ -87,6 +124,8 @@ pub(super) fn columns(tab: Tab, width: u16) -> Vec<Column> {
             add(56, right("IN", 5, What::In));
             add(56, right("OUT", 5, What::Out));
             add(66, right("TIME", 6, What::Latency));
+            add(WIDE, left("PROCESS", 12, What::Process));
+            add(WIDE, left("DECIDED BY", 18, What::Rule));
         }
         Tab::Files => {
             add(0, left("W", 1, What::Sign));
@@ -96,6 +135,8 @@ pub(super) fn columns(tab: Tab, width: u16) -> Vec<Column> {
             add(60, right("SIZE", 5, What::Size));
             add(68, right("LAT", 6, What::Latency));
             add(84, left("PROCESS", 12, What::Process));
+            add(WIDE, left("DECIDED BY", 18, What::Rule));
+            add(WIDE, left("FLAGS", 16, What::Flags));
         }
         Tab::Dns => {
             add(0, left("W", 1, What::Sign));
@@ -104,6 +145,9 @@ pub(super) fn columns(tab: Tab, width: u16) -> Vec<Column> {
             add(0, left("RESULT", 9, What::Result));
             add(66, left("ANSWERS", 22, What::Answers));
             add(60, right("LAT", 6, What::Latency));
+            add(WIDE, left("SERVER", 15, What::Server));
+            add(WIDE, left("PROCESS", 12, What::Process));
+            add(WIDE, left("DECIDED BY", 18, What::Rule));
         }
         Tab::Events | Tab::Latency | Tab::Process => {
             add(0, left("KIND", 8, What::Kind));
@@ -140,6 +184,10 @@ pub(super) fn cell(column: Column, event: &Event, around: Around<'_>) -> (Tone, 
         (What::Kind, _) => kind(event),
         (What::Text, _) => (text_tone(event), text::one_line(event.subject.as_bytes())),
         (What::Sign, _) => sign(event),
+        (What::Rule, _) => {
+            let rule = event.decision.as_ref().map(|decision| decision.rule.clone());
+            (Tone::Dim, rule.unwrap_or_default())
+        }
         (what, Some(Detail::Request(request))) => match what {
             What::Method => (method_tone(&request.method), short_method(&request.method)),
             What::Path => (Tone::Plain, path(request)),
@@ -150,8 +198,19 @@ pub(super) fn cell(column: Column, event: &Event, around: Around<'_>) -> (Tone, 
                 Tone::Dim,
                 request.peer.as_ref().and_then(text::ip).map(|ip| ip.to_string()).unwrap_or_default(),
             ),
+            What::Host => (Tone::Dim, request.host.clone()),
+            What::Route => (Tone::Dim, request.route.clone()),
+            What::ContentType => {
+                let found = request
+                    .response_headers
+                    .iter()
+                    .find(|header| header.name.eq_ignore_ascii_case("content-type"));
+                (Tone::Dim, found.map(|header| text::one_line(&header.value)).unwrap_or_default())
+            }
             _ => (Tone::Plain, String::new()),
         },
+        (What::Flags, Some(Detail::File(file))) => (Tone::Dim, file.flags.clone()),
+        (What::Server, Some(Detail::Dns(dns))) => (Tone::Dim, dns.server.clone()),
         (what, Some(Detail::ConnectionDetail(connection))) => connection_cell(what, event, connection),
         (What::Operation, Some(Detail::File(file))) => (Tone::Plain, file.operation.clone()),
         (What::File, Some(Detail::File(file))) => (Tone::Plain, text::one_line(&file.path)),

@@ -1,8 +1,6 @@
 //! Every screen as text at two sizes, colours as runs of styles, and no panic at any size.
 
-use std::time::Instant;
-
-use crossterm::event::{KeyCode, KeyEvent};
+use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::*;
@@ -19,9 +17,11 @@ fn press(model: &mut Model, keys: &str) {
         let code = match sign {
             '\n' => KeyCode::Enter,
             '\u{1b}' => KeyCode::Esc,
+            '\u{17}' => KeyCode::Char('w'),
             sign => KeyCode::Char(sign),
         };
-        drop(update(model, Msg::Key(KeyEvent::from(code))));
+        let modifiers = if sign == '\u{17}' { KeyModifiers::CONTROL } else { KeyModifiers::NONE };
+        drop(update(model, Msg::Key(KeyEvent::new(code, modifiers))));
         model.prepare();
     }
 }
@@ -64,11 +64,13 @@ fn with_targets(columns: u16, rows: u16) -> Model {
 }
 
 /// Name and the keys that lead there from the traffic tab.
-const SCREENS: [(&str, &str); 17] = [
+const SCREENS: [(&str, &str); 20] = [
     ("traffic__follow", ""),
     ("traffic__details", "kk\n"),
     ("traffic__frozen_filter", " /~c 5\n"),
     ("traffic__filter_wrong", "/~c 5 | ~lat fast"),
+    ("traffic__wide", "\u{17}"),
+    ("traffic__comment", "k;the slow one\n"),
     ("conns__list", "2"),
     ("files__list", "3"),
     ("dns__list", "4"),
@@ -81,6 +83,7 @@ const SCREENS: [(&str, &str); 17] = [
     ("stop__confirm", "X"),
     ("arrives__all", "a"),
     ("targets__list", "q"),
+    ("settings__all", ","),
     ("launch__empty", "qL"),
 ];
 
@@ -100,8 +103,63 @@ fn screens() {
                 insta::assert_snapshot!(format!("{name}__{columns}x{rows}"), text);
             }
         }
+        // Rows of two lines.
+        for (name, keys) in [("traffic__follow", ""), ("files__list", "3"), ("targets__list", "q")] {
+            let mut model = with_targets(50, 20);
+            press(&mut model, keys);
+            insta::assert_snapshot!(format!("{name}__50x20"), lines(&picture(&mut model)));
+        }
         let mut model = fake::model(39, 9);
         insta::assert_snapshot!("small__39x9", lines(&picture(&mut model)));
+    });
+}
+
+/// The picture with its looks: `[fg=Red,mod=BOLD]text[/]`, rows without any look as they are.
+fn styled(buffer: &Buffer) -> String {
+    let look = |cell: &ratatui::buffer::Cell| {
+        let mut parts = Vec::new();
+        for (name, color) in [("fg", cell.fg), ("bg", cell.bg)] {
+            if color != ratatui::style::Color::Reset {
+                parts.push(format!("{name}={color}"));
+            }
+        }
+        if !cell.modifier.is_empty() {
+            parts.push(format!("mod={:?}", cell.modifier));
+        }
+        parts.join(",")
+    };
+    let row = |cells: &[ratatui::buffer::Cell]| {
+        let mut text = String::new();
+        for run in cells.chunk_by(|a, b| look(a) == look(b)) {
+            let plain: String = run.iter().map(ratatui::buffer::Cell::symbol).collect();
+            match run.first().map(look).unwrap_or_default() {
+                style if style.is_empty() => text.push_str(&plain),
+                style => text.push_str(&format!("[{style}]{plain}[/]")),
+            }
+        }
+        text.trim_end().to_owned()
+    };
+    buffer.content().chunks(usize::from(buffer.area.width).max(1)).map(row).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn looks() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../snapshots"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| {
+        for theme in [ThemeName::Terminal, ThemeName::Light, ThemeName::Mono] {
+            for (name, keys) in [("traffic__frozen_filter", " /~c 5\n"), ("mode__chooser", "M")] {
+                let mut model = with_targets(100, 24);
+                model.options.theme = theme;
+                press(&mut model, keys);
+                insta::assert_snapshot!(
+                    format!("{name}__looks_{}__100x24", theme.name()),
+                    styled(&picture(&mut model))
+                );
+            }
+        }
     });
 }
 
@@ -127,33 +185,17 @@ fn no_size_panics() {
             }
         }
     }
-}
-
-/// Not a check: prints what a picture costs with a full store. `cargo test --release -- --ignored --nocapture picture_cost`
-#[test]
-#[ignore = "a measurement"]
-fn picture_cost() {
-    let mut model = fake::model(200, 60);
-    model.session.as_mut().unwrap().batch(mirrord_protocol::session::v1::EventBatch {
-        events: (41..100_041).map(fake::event).collect(),
-        ..Default::default()
-    });
-    let mut buffer = Buffer::empty(Rect::new(0, 0, 200, 60));
-    let start = Instant::now();
-    for _ in 0..200 {
-        model.prepare();
-        buffer.reset();
-        paint(&model, &mut buffer);
-    }
-    println!("a picture at 200x60 costs {:?}", start.elapsed() / 200);
-    let events: Vec<_> = (100_041..200_041).map(fake::event).collect();
-    let start = Instant::now();
-    for part in events.chunks(1_024) {
+    // Each size once, the screens in turn.
+    let mut models = SCREENS.map(|(_, keys)| {
+        let mut model = with_targets(120, 40);
+        press(&mut model, keys);
         model
-            .session
-            .as_mut()
-            .unwrap()
-            .batch(mirrord_protocol::session::v1::EventBatch { events: part.to_vec(), ..Default::default() });
+    });
+    for columns in 1..=130_u16 {
+        for rows in 1..=45_u16 {
+            let turn = usize::from(columns * 45 + rows) % models.len();
+            drop(update(&mut models[turn], Msg::Resize(columns, rows)));
+            picture(&mut models[turn]);
+        }
     }
-    println!("taking 100000 events costs {:?}", start.elapsed());
 }
