@@ -12,7 +12,7 @@ pub mod targets;
 pub mod watch;
 mod workload;
 
-pub use client::{Cluster, ClusterConfig, connect};
+pub use client::{Cluster, ClusterConfig, connect, connect_quietly};
 pub use error::ClusterError;
 pub use mesh::Mesh;
 pub use pod::TargetPod;

@@ -3,6 +3,7 @@
 use std::{
     error::Error,
     fmt,
+    io::IsTerminal,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,8 +14,8 @@ use hyper_util::{
 };
 use kube::{
     Client, Config,
-    client::{Body, ClientBuilder, ConfigExt, retry::RetryPolicy},
-    config::{KubeConfigOptions, Kubeconfig},
+    client::{AuthError, Body, ClientBuilder, ConfigExt, retry::RetryPolicy},
+    config::{ExecInteractiveMode, KubeConfigOptions, Kubeconfig},
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, time::timeout};
@@ -25,6 +26,9 @@ use crate::limits::{
     CLUSTER_CALL, CLUSTER_CONNECT, CLUSTER_CREDENTIALS, CLUSTER_KEEP_ALIVE, CLUSTER_KEEP_ALIVE_GAP,
     CLUSTER_KEEP_ALIVE_TRIES,
 };
+
+/// Name of the context where there is no kubeconfig.
+pub const IN_CLUSTER: &str = "in-cluster";
 
 /// Which cluster, and where in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +64,7 @@ pub struct Cluster {
     pub client: Client,
     /// Namespace that names without one mean.
     pub namespace: String,
-    /// Name of the context; `in-cluster` when there is no kubeconfig.
+    /// Name of the context; [`IN_CLUSTER`] when there is no kubeconfig.
     pub context: String,
     /// Address of the API server.
     pub server: String,
@@ -82,7 +86,22 @@ impl fmt::Debug for Cluster {
 /// # Errors
 /// When there are no usable settings, or no credentials within [`CLUSTER_CREDENTIALS`].
 pub async fn connect(wanted: &ClusterConfig) -> Result<Cluster, ClusterError> {
+    connect_as(wanted, std::io::stdin().is_terminal()).await
+}
+
+/// As [`connect`], but programs that give credentials can ask nothing: the terminal belongs to somebody else.
+///
+/// # Errors
+/// When there are no usable settings, or no credentials within [`CLUSTER_CREDENTIALS`].
+pub async fn connect_quietly(wanted: &ClusterConfig) -> Result<Cluster, ClusterError> {
+    connect_as(wanted, false).await
+}
+
+async fn connect_as(wanted: &ClusterConfig, interactive: bool) -> Result<Cluster, ClusterError> {
     let (mut config, context) = settings(wanted).await?;
+    if let Some(exec) = config.auth_info.exec.as_mut().filter(|_| !interactive) {
+        exec.interactive_mode = Some(ExecInteractiveMode::Never);
+    }
     config.accept_invalid_certs |= wanted.accept_invalid_certificates;
     let command = config.auth_info.exec.as_ref().and_then(|exec| exec.command.clone());
     let namespace = wanted.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
@@ -107,7 +126,9 @@ pub async fn connect(wanted: &ClusterConfig) -> Result<Cluster, ClusterError> {
     };
     match (built, command) {
         (Ok(client), _) => Ok(Cluster { client, namespace, context, server }),
-        (Err(source), Some(command)) => Err(ClusterError::Credentials { context, command, source }),
+        (Err(source), Some(command)) => {
+            Err(ClusterError::Credentials { context, command, source: said_by_program(source) })
+        }
         (Err(source), None) => Err(ClusterError::Prepare { context, source }),
     }
 }
@@ -161,10 +182,10 @@ impl Cluster {
             kube::Error::HyperError(source) => {
                 ClusterError::Unreachable { action, server, source: source.into() }
             }
-            kube::Error::Auth(source) => ClusterError::Credentials {
+            auth @ kube::Error::Auth(_) => ClusterError::Credentials {
                 context,
                 command: "the credentials program".to_owned(),
-                source: source.into(),
+                source: said_by_program(auth.into()),
             },
             other => ClusterError::Api { action, server, source: other.into() },
         }
@@ -178,7 +199,7 @@ async fn settings(wanted: &ClusterConfig) -> Result<(Config, String), ClusterErr
     if existing.is_empty() {
         if wanted.kubeconfig.is_none() && wanted.context.is_none() {
             return match Config::incluster() {
-                Ok(config) => Ok((config, "in-cluster".to_owned())),
+                Ok(config) => Ok((config, IN_CLUSTER.to_owned())),
                 Err(source) => Err(ClusterError::NoKubeconfig { looked: files, source: source.into() }),
             };
         }
@@ -225,6 +246,17 @@ pub fn is_configured(wanted: &ClusterConfig) -> bool {
         || wanted.context.is_some()
         || kubeconfig_files(None).iter().any(|file| file.exists())
         || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+}
+
+/// What a program that gave no credentials said on stderr. kube shows its stdout as well, where secrets may be.
+fn said_by_program(error: Box<dyn Error + Send + Sync>) -> Box<dyn Error + Send + Sync> {
+    match error.downcast_ref::<kube::Error>() {
+        Some(kube::Error::Auth(AuthError::AuthExecRun { out, .. })) => {
+            let said = String::from_utf8_lossy(&out.stderr);
+            format!("it ended with {}: {}", out.status, said.trim()).into()
+        }
+        _ => error,
+    }
 }
 
 /// kube's own stack of layers, but over a connector with TCP_NODELAY: without it each new port-forward waits 40 ms for an

@@ -15,7 +15,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    client::{Cluster, ClusterConfig, connect},
+    client::{Cluster, ClusterConfig, connect_quietly},
     error::ClusterError,
     targets::{ClusterTarget, PodFacts, Scope, ServiceFacts, targets},
 };
@@ -318,7 +318,7 @@ impl Watching {
 async fn publish(config: ClusterConfig, seen_tx: watch::Sender<Arc<Seen>>) {
     let mut pause = WATCH_RETRY_MIN;
     let cluster = loop {
-        match connect(&config).await {
+        match connect_quietly(&config).await {
             Ok(cluster) => break cluster,
             Err(error) => {
                 seen_tx.send_replace(Arc::new(Seen { problem: Some(Arc::new(error)), ..Seen::default() }))

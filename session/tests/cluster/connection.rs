@@ -94,6 +94,7 @@ async fn programs_give_credentials() {
         let failed = ask(&by_program(world, "fails", "echo who are you >&2; exit 3")).await.unwrap_err();
         assert!(matches!(failed, ClusterError::Credentials { .. }), "{failed:?}");
         assert!(failed.hint().contains("fails.sh"), "{}", failed.hint());
+        assert!(whole(&failed).ends_with("exit status: 3: who are you"), "{}", whole(&failed));
         let exec = json!({ "apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin", "interactiveMode": "Never" });
         let missing = ask(&world.with_user("missing", &json!({ "exec": exec }))).await.unwrap_err();
         assert!(missing.to_string().contains("no-such-plugin"), "{missing}");

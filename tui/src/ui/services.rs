@@ -1,5 +1,7 @@
 //! What the UI needs of the machine: sessions, targets, and starting a session. A trait, so that tests need neither.
 
+mod cluster;
+
 use std::{
     collections::{HashMap, HashSet},
     os::fd::OwnedFd,
@@ -64,6 +66,7 @@ pub(crate) struct NoSession {
 pub(crate) struct Machine {
     /// Ends of the pipes by which owned sessions that were started here see that the window is there.
     owners: Mutex<Vec<OwnedFd>>,
+    cluster: cluster::ClusterTargets,
 }
 
 impl Services for Machine {
@@ -86,11 +89,16 @@ impl Services for Machine {
     fn targets(&self) -> Vec<(&'static str, Result<Vec<TargetRow>, String>)> {
         let pods =
             local::list().map(|pods| pods.iter().map(pod_row).collect()).map_err(|error| chain(&error));
-        vec![("local pods", pods), ("processes", Ok(processes()))]
+        let cluster = self.cluster.rows().map(|rows| ("cluster", rows));
+        [("local pods", pods), ("processes", Ok(processes()))].into_iter().chain(cluster).collect()
     }
 
     fn launch<'a>(&'a self, request: &'a LaunchRequest) -> Boxed<'a, Result<String, String>> {
-        Box::pin(async move { self.start(spec(request)?).await })
+        Box::pin(async move {
+            let mut spec = spec(request)?;
+            spec.cluster = self.cluster.config();
+            self.start(spec).await
+        })
     }
 
     fn spec(&self, id: &str) -> Option<SessionSpec> {
