@@ -11,6 +11,7 @@
     reason = "a test program"
 )]
 
+mod cut;
 mod dns;
 mod incoming;
 mod measure;
@@ -63,10 +64,12 @@ const TESTS: &[Test] = &[
     Test::new("ports_toggle", ports::toggle),
     Test::new("ports_by_listening", ports::by_listening),
     Test::new("ports_survive_a_broken_link", ports::survive_a_broken_link),
+    Test::new("link_cut_open_streams_end", cut::open_streams_end),
     Test::new("publish", ports::publish),
     Test::new("shutdown_leaves_nothing", ports::shutdown_leaves_nothing),
     Test::new("real_agent_outgoing", real_agent::outgoing),
     Test::new("real_agent_stealing", real_agent::stealing),
+    Test::new("real_agent_link_cut", real_agent::link_cut),
     Test::new("measure_connect", measure::connect),
     Test::new("measure_throughput", measure::throughput),
     Test::new("measure_dns", measure::dns),

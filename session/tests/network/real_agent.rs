@@ -5,11 +5,13 @@
 use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::unix::net::UnixStream,
     path::Path,
+    pin::Pin,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -20,7 +22,7 @@ use mirrord_netns::{
     rtnl::Rtnl,
 };
 use mirrord_session::{
-    agent_link::AgentLink,
+    agent_link::{AgentLink, Endpoint, Transport},
     agent_process::{self, AgentProcess},
     config::{Mode, PortSpec},
 };
@@ -99,6 +101,47 @@ pub(crate) struct Target {
     stdin: ChildStdin,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
     agent: Option<AgentProcess>,
+    cable: Cable,
+}
+
+/// The connections to the agent, for pulling the plug.
+#[derive(Clone, Default)]
+struct Cable {
+    open: Arc<Mutex<Vec<UnixStream>>>,
+    pulled: Arc<AtomicBool>,
+}
+
+impl Cable {
+    fn endpoint(&self, agent: &Endpoint) -> Endpoint {
+        let Endpoint::Unix(path) = agent.clone() else { return agent.clone() };
+        let cable = self.clone();
+        let connector = move || {
+            let (cable, path) = (cable.clone(), path.clone());
+            Box::pin(async move { cable.connect(&path) }) as Pin<Box<dyn Future<Output = _> + Send>>
+        };
+        Endpoint::Connector("the agent behind a cable".to_owned(), Arc::new(connector))
+    }
+
+    fn connect(&self, path: &Path) -> std::io::Result<Box<dyn Transport>> {
+        if self.pulled.load(Ordering::Relaxed) {
+            return Err(ErrorKind::NetworkUnreachable.into());
+        }
+        let stream = UnixStream::connect(path)?;
+        stream.set_nonblocking(true)?;
+        self.open.lock().unwrap().push(stream.try_clone()?);
+        Ok(Box::new(tokio::net::UnixStream::from_std(stream)?))
+    }
+
+    fn pull(&self) {
+        self.pulled.store(true, Ordering::Relaxed);
+        for stream in self.open.lock().unwrap().drain(..) {
+            stream.shutdown(Shutdown::Both).unwrap();
+        }
+    }
+
+    fn plug_in(&self) {
+        self.pulled.store(false, Ordering::Relaxed);
+    }
 }
 
 impl Target {
@@ -117,7 +160,7 @@ impl Target {
                 skip(&error.to_string());
             }
         };
-        Self { child, stdin, lines, agent: Some(agent) }
+        Self { child, stdin, lines, agent: Some(agent), cable: Cable::default() }
     }
 
     /// A client inside the target connects to its service, sends that many bytes, and says what it read and how long it took.
@@ -132,7 +175,7 @@ impl Target {
 impl Peer for Target {
     async fn link(&self) -> AgentLink {
         let agent = self.agent.as_ref().expect("it runs until it is dropped");
-        AgentLink::connect(agent.endpoint.clone(), &agent.token).await.unwrap()
+        AgentLink::connect(self.cable.endpoint(&agent.endpoint), &agent.token).await.unwrap()
     }
 }
 
@@ -210,6 +253,32 @@ pub(crate) fn stealing() {
     assert_eq!(clients.load(Ordering::Relaxed), 20);
     world.run(world.handle.set_mode(SERVICE, Mode::Off)).unwrap();
     assert_eq!(world.agent.visit(0).0, "target");
+}
+
+/// A short cut of the network: the target serves by itself meanwhile, and afterwards the session has everything back.
+pub(crate) fn link_cut() {
+    let mut world = start(vec![PortSpec { remote: SERVICE, local: 8080, mode: Mode::Steal }]);
+    let listener = world.programs.listen("0.0.0.0:8080");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            stream.unwrap().write_all(b"local").ok();
+        }
+    });
+    wait_for("it is stolen", || (world.agent.visit(0).0 == "local").then_some(()));
+    let mut open = world.programs.connect(at(ECHO)).unwrap();
+    open.write_all(b"x").unwrap();
+    open.read_exact(&mut [0; 1]).unwrap();
+    let cable = world.agent.cable.clone();
+    for round in 0..3 {
+        cable.pull();
+        assert_eq!(open.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset, "round {round}");
+        wait_for("the target serves by itself", || (world.agent.visit(0).0 == "target").then_some(()));
+        cable.plug_in();
+        wait_for("it is stolen again", || (world.agent.visit(0).0 == "local").then_some(()));
+        open = wait_for("connections work again", || world.programs.connect(at(ECHO)).ok());
+        open.write_all(b"x").unwrap();
+        open.read_exact(&mut [0; 1]).unwrap();
+    }
 }
 
 pub(crate) fn measure() {
