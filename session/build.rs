@@ -1,4 +1,5 @@
-//! Builds the agent as a static executable and lays it into OUT_DIR, where `agent_process.rs` embeds it.
+//! Builds the agent as a static executable and lays it into OUT_DIR, where `agent_process.rs` embeds it; and, for the cluster, packs
+//! it and builds the first stage that unpacks it there, which `cluster/agent_job/program.rs` embeds.
 //!
 //! `MIRRORD_AGENT_BIN` names an executable to embed instead of building one; `MIRRORD_AGENT_TARGET_DIR` moves the nested build's
 //! folder, which several checkouts may share. A debug build embeds an agent of profile `agent-dev`, which builds in a fraction of
@@ -6,20 +7,37 @@
 
 use std::{
     env, fs,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
 
-/// Relative to this crate: what the agent is made of.
-const SOURCES: [&str; 8] = [
+use lzma_rust2::{LzmaOptions, LzmaWriter};
+use sha2::{Digest, Sha256};
+
+/// Relative to this crate: what the agent and its first stage are made of.
+const SOURCES: [&str; 11] = [
     "../agent/src",
     "../agent/Cargo.toml",
+    "../agent/stage/src",
+    "../agent/stage/Cargo.toml",
+    "../agent/stage/Cargo.lock",
     "netns/src",
     "netns/Cargo.toml",
     "protocol/src",
     "protocol/Cargo.toml",
     "../Cargo.toml",
     "../Cargo.lock",
+];
+
+/// The first stage has its own entry and no libc, and lies at fixed addresses: nobody relocates it.
+const STAGE_FLAGS: [&str; 6] = [
+    "-Crelocation-model=static",
+    "-Clink-arg=-nostartfiles",
+    "-Clink-arg=-nostdlib",
+    "-Clink-arg=-static",
+    "-Clink-arg=-Wl,--build-id=none",
+    "-Clink-arg=-Wl,-z,noexecstack",
 ];
 
 fn main() -> Result<(), String> {
@@ -37,9 +55,58 @@ fn main() -> Result<(), String> {
         }
         None => build(&out)?,
     };
-    fs::copy(&built, out.join("mirrord-agent"))
-        .map_err(|error| format!("copy {}: {error}", built.display()))?;
+    let agent = fs::read(&built).map_err(|error| format!("read {}: {error}", built.display()))?;
+    let stage = build_stage(&out)?;
+    let stage = fs::read(&stage).map_err(|error| format!("read {}: {error}", stage.display()))?;
+    let hash = format!("{:x}", Sha256::digest(&agent));
+    let packed = pack(&agent).map_err(|error| format!("pack the agent: {error}"))?;
+    for (name, content) in [
+        ("mirrord-agent", &*agent),
+        ("mirrord-agent.lzma", &*packed),
+        ("mirrord-agent.sha256", hash.as_bytes()),
+        ("mirrord-agent-stage", &*stage),
+    ] {
+        write(&out.join(name), content)?;
+    }
     Ok(())
+}
+
+/// Leaves a file alone that holds the same already: its time makes cargo compile what includes it.
+fn write(path: &Path, content: &[u8]) -> Result<(), String> {
+    if fs::read(path).is_ok_and(|old| old == content) {
+        return Ok(());
+    }
+    fs::write(path, content).map_err(|error| format!("write {}: {error}", path.display()))
+}
+
+/// LZMA: the smallest of what there is in Rust alone, and the smallest to unpack. Two ConfigMaps hold the result.
+fn pack(agent: &[u8]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+    // Debug builds shall be quick: 1.4 s instead of 5, for a tenth more bytes.
+    let preset = if variable("PROFILE")? == "release" { 9 } else { 1 };
+    let size = u64::try_from(agent.len())?;
+    let mut options = LzmaOptions::with_preset(preset);
+    // No more than there is: the first stage has to hold it.
+    options.dict_size = options.dict_size.min(u32::try_from(size.next_power_of_two())?);
+    let mut writer = LzmaWriter::new_use_header(Vec::new(), &options, Some(size))?;
+    writer.write_all(agent)?;
+    Ok(writer.finish()?)
+}
+
+/// A workspace of its own, so another cargo; it takes five seconds once.
+fn build_stage(out: &Path) -> Result<PathBuf, String> {
+    let target = variable("TARGET")?;
+    let target_dir = match env::var_os("MIRRORD_AGENT_TARGET_DIR") {
+        Some(given) => PathBuf::from(given).join("stage"),
+        None => out.ancestors().nth(4).ok_or("OUT_DIR is no folder of cargo's")?.join("agent-stage"),
+    };
+    let mut cargo = Command::new(variable("CARGO")?);
+    cargo
+        .args(["build", "--locked", "--release", "--target", &target, "--target-dir"])
+        .arg(&target_dir)
+        .current_dir(Path::new(&variable("CARGO_MANIFEST_DIR")?).join("../agent/stage"))
+        .env("CARGO_ENCODED_RUSTFLAGS", STAGE_FLAGS.join("\x1f"));
+    run(cargo, "first stage")?;
+    Ok(target_dir.join(target).join("release/mirrord-agent-stage"))
 }
 
 /// Runs a cargo of its own: the agent needs other flags, another profile, and no wrapper of the outer build.
@@ -59,16 +126,19 @@ fn build(out: &Path) -> Result<PathBuf, String> {
         .current_dir(Path::new(&variable("CARGO_MANIFEST_DIR")?).join(".."))
         // With --target given they hold for the agent only and not for build scripts and macros, which cannot be static.
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
+    run(cargo, "agent")?;
+    Ok(target_dir.join(target).join(profile).join("mirrord-agent"))
+}
+
+/// Runs a nested cargo without what the outer one was told.
+fn run(mut cargo: Command, what: &str) -> Result<(), String> {
     for foreign in
         ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "CARGO_BUILD_TARGET", "CLIPPY_ARGS"]
     {
         cargo.env_remove(foreign);
     }
-    let status = cargo.status().map_err(|error| format!("start cargo for the agent: {error}"))?;
-    if !status.success() {
-        return Err(format!("the build of the agent failed: {status}"));
-    }
-    Ok(target_dir.join(target).join(profile).join("mirrord-agent"))
+    let status = cargo.status().map_err(|error| format!("start cargo for the {what}: {error}"))?;
+    if status.success() { Ok(()) } else { Err(format!("the build of the {what} failed: {status}")) }
 }
 
 fn variable(name: &str) -> Result<String, String> {

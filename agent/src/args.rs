@@ -1,16 +1,19 @@
-//! The command line of the agent and the one secret that comes by environment.
+//! The command line of the agent. It holds no secret: the session's token comes as its hash.
 //!
-//! Written by hand: five options do not pay for a parser in an executable that travels through ConfigMaps.
+//! Written by hand: six options do not pay for a parser in an executable that travels through ConfigMaps.
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
-use crate::limits::IDLE;
+use crate::{limits::IDLE, token::TokenHash};
+
+/// Digits of a container's id, with every runtime that Kubernetes knows.
+const CONTAINER_ID: usize = 64;
 
 /// What the agent prints for `--help` and after a mistake.
-pub(crate) const USAGE: &str = "usage: mirrord-agent --listen unix:PATH|tcp:127.0.0.1:PORT --target-pid N [--idle-timeout SECONDS] \
-[--end-with-stdin]; the token comes in MIRRORD_AGENT_TOKEN";
+pub(crate) const USAGE: &str = "usage: mirrord-agent --listen unix:PATH|tcp:127.0.0.1:PORT --target-pid N|--container-id ID \
+--token-sha256 HEX [--idle-timeout SECONDS] [--end-with-stdin]";
 
 /// Where the agent waits for its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,13 +24,24 @@ pub(crate) enum Listen {
     Tcp(SocketAddr),
 }
 
+/// Whom the agent serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// This process, as the agent sees it.
+    Pid(u32),
+    /// The first process of the container with this id (64 hexadecimal digits).
+    Container(String),
+}
+
 /// The parsed command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Args {
     /// Where to listen.
     pub(crate) listen: Listen,
-    /// The target's process, as this process sees it.
-    pub(crate) target_pid: u32,
+    /// Whom to serve.
+    pub(crate) subject: Subject,
+    /// SHA-256 of the token that clients must show. Whoever may read the agent's pod or command line cannot use it.
+    pub(crate) token: TokenHash,
     /// How long to live without a client.
     pub(crate) idle_timeout: Duration,
     /// End when standard input does: the starter holds the other end of a pipe and takes the agent along.
@@ -48,11 +62,19 @@ pub(crate) enum ArgsError {
 impl Args {
     /// Parses what follows the program's name.
     pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, ArgsError> {
-        let (mut listen, mut target_pid, mut idle_timeout, mut end_with_stdin) = (None, None, IDLE, false);
+        let (mut listen, mut subject, mut token) = (None, None, None);
+        let (mut idle_timeout, mut end_with_stdin) = (IDLE, false);
         while let Some(option) = args.next() {
             match option.to_str() {
                 Some("--listen") => listen = Some(parse_listen(&value("--listen", &mut args)?)?),
-                Some("--target-pid") => target_pid = Some(parse_pid(&value("--target-pid", &mut args)?)?),
+                Some("--target-pid") => {
+                    subject = Some(Subject::Pid(parse_pid(&value("--target-pid", &mut args)?)?));
+                }
+                Some("--container-id") => {
+                    subject =
+                        Some(Subject::Container(parse_container(&value("--container-id", &mut args)?)?));
+                }
+                Some("--token-sha256") => token = Some(parse_token(&value("--token-sha256", &mut args)?)?),
                 Some("--idle-timeout") => {
                     idle_timeout = parse_seconds(&value("--idle-timeout", &mut args)?)?;
                 }
@@ -62,7 +84,8 @@ impl Args {
         }
         Ok(Self {
             listen: listen.ok_or(ArgsError::Missing("--listen"))?,
-            target_pid: target_pid.ok_or(ArgsError::Missing("--target-pid"))?,
+            subject: subject.ok_or(ArgsError::Missing("--target-pid"))?,
+            token: token.ok_or(ArgsError::Missing("--token-sha256"))?,
             idle_timeout,
             end_with_stdin,
         })
@@ -103,6 +126,19 @@ fn parse_pid(text: &OsString) -> Result<u32, ArgsError> {
         .ok_or_else(|| refuse("--target-pid", text, "a process number is needed"))
 }
 
+fn parse_container(text: &OsString) -> Result<String, ArgsError> {
+    text.to_str()
+        .filter(|id| id.len() == CONTAINER_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .map(str::to_ascii_lowercase)
+        .ok_or_else(|| refuse("--container-id", text, "64 hexadecimal digits are needed"))
+}
+
+fn parse_token(text: &OsString) -> Result<TokenHash, ArgsError> {
+    text.to_str()
+        .and_then(TokenHash::parse)
+        .ok_or_else(|| refuse("--token-sha256", text, "64 hexadecimal digits are needed"))
+}
+
 fn parse_seconds(text: &OsString) -> Result<Duration, ArgsError> {
     text.to_str()
         .and_then(|text| text.parse().ok())
@@ -118,17 +154,24 @@ mod tests {
         Args::parse(line.split_whitespace().map(OsString::from))
     }
 
+    /// A command line that only lacks what `line` says.
+    fn with_token(line: &str) -> Result<Args, ArgsError> {
+        parse(&format!("--token-sha256 {} {line}", "ab".repeat(32)))
+    }
+
     #[test]
     fn a_full_command_line_is_understood() {
-        let args =
-            parse("--listen unix:/run/a.sock --target-pid 12 --idle-timeout 5 --end-with-stdin").unwrap();
+        let args = with_token("--listen unix:/run/a.sock --target-pid 12 --idle-timeout 5 --end-with-stdin")
+            .unwrap();
         assert_eq!(args.listen, Listen::Unix("/run/a.sock".into()));
         assert_eq!(
-            (args.target_pid, args.idle_timeout, args.end_with_stdin),
-            (12, Duration::from_secs(5), true)
+            (args.subject, args.idle_timeout, args.end_with_stdin),
+            (Subject::Pid(12), Duration::from_secs(5), true)
         );
-        let args = parse("--target-pid 1 --listen tcp:127.0.0.1:7777").unwrap();
+        let id = "0A".repeat(32);
+        let args = with_token(&format!("--container-id {id} --listen tcp:127.0.0.1:7777")).unwrap();
         assert_eq!(args.listen, Listen::Tcp(([127, 0, 0, 1], 7777).into()));
+        assert_eq!(args.subject, Subject::Container(id.to_ascii_lowercase()));
         assert_eq!(args.idle_timeout, IDLE);
     }
 
@@ -142,10 +185,13 @@ mod tests {
             "--listen tcp:localhost:1 --target-pid 1",
             "--listen unix:/a --target-pid 0",
             "--listen unix:/a --target-pid 4294967295",
+            "--listen unix:/a --container-id 1234",
             "--listen unix:/a --target-pid 1 --idle-timeout soon",
             "--listen unix:/a --target-pid 1 --verbose",
+            "--listen unix:/a --target-pid 1 --token-sha256 secret",
         ] {
-            assert!(parse(line).is_err(), "{line}");
+            assert!(with_token(line).is_err(), "{line}");
         }
+        assert_eq!(parse("--listen unix:/a --target-pid 1"), Err(ArgsError::Missing("--token-sha256")));
     }
 }

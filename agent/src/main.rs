@@ -5,6 +5,7 @@
 
 mod address;
 mod args;
+mod container;
 mod dns;
 mod env;
 mod files;
@@ -18,11 +19,13 @@ mod server;
 mod steal;
 mod subscriptions;
 mod target;
+mod token;
 mod transport;
 mod udp;
 
 use std::{
     io::{self, Write},
+    path::Path,
     process::ExitCode,
     sync::Arc,
 };
@@ -35,7 +38,7 @@ use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Args, USAGE},
+    args::{Args, Subject, USAGE},
     life::{Life, Signals},
     limits::{BLOCKING_THREADS, MESSAGE, SHUTDOWN_GRACE, WORKERS},
     network::TargetNetwork,
@@ -44,8 +47,6 @@ use crate::{
     transport::{Bound, Transport},
 };
 
-/// Name of the environment variable with the token.
-const TOKEN: &str = "MIRRORD_AGENT_TOKEN";
 /// What tells the starter, on standard output, that clients may connect.
 const READY: &[u8] = b"ready\n";
 
@@ -68,17 +69,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// What must happen while there is one thread: the secret, the listener, the user namespace.
+/// What must happen while there is one thread: the listener, the user namespace.
 fn start() -> Result<()> {
     let args = Args::parse(std::env::args_os().skip(1)).context(USAGE)?;
-    let token = take_token()?;
     rustix::thread::set_name(c"mirrord-agent").context("cannot set the name of the process")?;
-    // Others of the same user could read the token in /proc/PID/environ and memory otherwise.
+    // Others of the same user could read what passes through otherwise.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .context("cannot hide the memory of the process")?;
     let bound = Bound::bind(&args.listen)?;
-    target::join_user_namespace(args.target_pid)?;
-    let target = Arc::new(Target::open(args.target_pid)?);
+    let pid = match &args.subject {
+        Subject::Pid(pid) => *pid,
+        Subject::Container(id) => container::first_process(id, Path::new("/proc"))?,
+    };
+    target::join_user_namespace(pid)?;
+    let target = Arc::new(Target::open(pid)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -86,29 +90,13 @@ fn start() -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let result = runtime.block_on(run(&args, token, bound, target));
+    let result = runtime.block_on(run(&args, bound, target));
     // A file operation may hang in a broken file system; the process does not wait for it.
     runtime.shutdown_background();
     result
 }
 
-/// The token, which is gone from the environment afterwards.
-fn take_token() -> Result<Arc<str>> {
-    let token = std::env::var(TOKEN).with_context(|| format!("{TOKEN} is not set"))?;
-    #[expect(
-        unsafe_code,
-        reason = "the environment can only be changed by a function that is unsafe with threads"
-    )]
-    // SAFETY: `remove_var` wants that no other thread reads or writes the environment meanwhile; main calls this before it starts
-    // the first thread.
-    unsafe {
-        std::env::remove_var(TOKEN);
-    }
-    anyhow::ensure!(!token.is_empty(), "{TOKEN} is empty");
-    Ok(token.into())
-}
-
-async fn run(args: &Args, token: Arc<str>, bound: Bound, target: Arc<Target>) -> Result<()> {
+async fn run(args: &Args, bound: Bound, target: Arc<Target>) -> Result<()> {
     let life = Life::new();
     let tasks = TaskTracker::new();
     let network = TargetNetwork::start(&target).map_err(|error| {
@@ -119,7 +107,7 @@ async fn run(args: &Args, token: Arc<str>, bound: Bound, target: Arc<Target>) ->
     let service = AgentService::new(Arc::clone(&target), network, life.clone(), tasks.clone());
     let server =
         AgentServer::new(service).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
-    let transport = Transport::new(server, token, life.clone(), tasks.clone());
+    let transport = Transport::new(server, args.token, life.clone(), tasks.clone());
     let signals = Signals::install().context("cannot wait for signals")?;
     say_ready();
     tracing::info!(pid = target.pid(), version = env!("CARGO_PKG_VERSION"), "the agent is ready");

@@ -4,7 +4,6 @@
 
 use std::{
     convert::Infallible,
-    hint::black_box,
     io,
     pin::pin,
     sync::{Arc, OnceLock},
@@ -36,6 +35,7 @@ use crate::{
         SEND_BUFFER, STREAM_WINDOW, STREAMS,
     },
     server::AgentService,
+    token::TokenHash,
 };
 
 /// Why there is nothing to listen on.
@@ -115,7 +115,7 @@ impl Listener {
 #[derive(Clone)]
 pub(crate) struct Transport {
     service: AgentServer<AgentService>,
-    token: Arc<str>,
+    token: TokenHash,
     life: Life,
     tasks: TaskTracker,
 }
@@ -137,7 +137,7 @@ where
 impl Transport {
     pub(crate) fn new(
         service: AgentServer<AgentService>,
-        token: Arc<str>,
+        token: TokenHash,
         life: Life,
         tasks: TaskTracker,
     ) -> Self {
@@ -217,7 +217,7 @@ impl Transport {
     ) -> impl Future<Output = Result<http::Response<Body>, Infallible>> + Send + use<> {
         let shown =
             request.headers().get(TOKEN_METADATA).map(http::HeaderValue::as_bytes).unwrap_or_default();
-        let allowed = equal(shown, self.token.as_bytes());
+        let allowed = self.token.admits(shown);
         let mut service = self.service;
         if allowed {
             client.get_or_init(|| self.life.client());
@@ -229,25 +229,5 @@ impl Transport {
                 Ok(Status::unauthenticated("the session's token is missing or wrong").into_http())
             }
         }
-    }
-}
-
-/// Compares without telling by its duration how much of the token was right. Its length is no secret.
-fn equal(shown: &[u8], token: &[u8]) -> bool {
-    let differences = shown.iter().zip(token).fold(0, |differences, (a, b)| black_box(differences | (a ^ b)));
-    shown.len() == token.len() && !token.is_empty() && differences == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_very_token_is_equal() {
-        assert!(equal(b"secret", b"secret"));
-        for shown in [&b""[..], b"secre", b"secrets", b"Secret", b"tercse"] {
-            assert!(!equal(shown, b"secret"));
-        }
-        assert!(!equal(b"", b""), "an empty token lets nobody in");
     }
 }

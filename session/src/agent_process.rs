@@ -25,6 +25,7 @@ use rustix::{
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
@@ -144,9 +145,9 @@ fn spawn(pid: u32, dir: &Path, socket: &Path, log: &Path, token: &str) -> Result
             .arg("--listen")
             .arg(listen)
             .args(["--target-pid", &pid.to_string()])
+            .args(["--token-sha256", &format!("{:x}", Sha256::digest(token))])
             .args(["--idle-timeout", &AGENT_IDLE.as_secs().to_string(), "--end-with-stdin"])
             .env_clear()
-            .env("MIRRORD_AGENT_TOKEN", token)
             .envs(std::env::var_os("MIRRORD_AGENT_LOG").map(|level| ("MIRRORD_AGENT_LOG", level)))
             .current_dir("/")
             .stdin(Stdio::piped())
@@ -193,8 +194,8 @@ fn in_file(path: &Path) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o500))
 }
 
-/// 128 bits, in hexadecimal.
-fn token() -> io::Result<String> {
+/// What every call to an agent must show: 128 random bits, in hexadecimal. The agent itself gets only their hash.
+pub(crate) fn token() -> io::Result<String> {
     let mut random = [0; 16];
     File::open("/dev/urandom")?.read_exact(&mut random)?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())

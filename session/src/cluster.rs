@@ -1,12 +1,14 @@
 //! Targets in a Kubernetes cluster: the connection to the API, and finding the pods that a target means.
 //!
-//! Nothing here creates or changes anything in the cluster. The only home of `kube` and `k8s-openapi` beside the agent's pod.
+//! Only `agent_job` creates and removes things in the cluster, and only the agent's own. The only home of `kube` and `k8s-openapi`.
 
+pub mod agent_job;
 pub mod client;
 pub mod error;
 mod mesh;
 pub mod pod;
 pub mod preflight;
+pub(crate) mod port_forward;
 pub mod resolve;
 pub mod targets;
 pub mod watch;

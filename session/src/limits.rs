@@ -103,6 +103,32 @@ pub const WATCH_RETRY_MAX: Duration = Duration::from_secs(30);
 /// Changes that come within this time become one list: a rollout changes dozens of pods at once, and people read slower.
 pub const WATCH_GATHER: Duration = Duration::from_millis(50);
 
+// ---- agents in a cluster
+
+/// How long the agent's pod may take until the agent answers; mirrord's default of `agent.startup_timeout`.
+pub const AGENT_STARTUP: Duration = Duration::from_secs(60);
+/// The agent ends when its client has been gone for so long: with its pings, a cut of 30 s is survived; after SIGKILL of the host
+/// everything is gone within 30 s, [`CLUSTER_AGENT_TTL`] and a slow controller included.
+pub const CLUSTER_AGENT_IDLE: Duration = Duration::from_secs(15);
+/// How long a finished Job stays before the cluster removes it: long enough to look why it has ended.
+pub const CLUSTER_AGENT_TTL: Duration = Duration::from_secs(5);
+/// After so long the cluster ends an agent, whatever it does: one that never began to run cannot end by itself.
+pub const CLUSTER_AGENT_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long the target's container may take to run again after its end took the agent along; then the session ends.
+pub const TARGET_RETURN: Duration = Duration::from_secs(40);
+/// How often it is looked at meanwhile.
+pub const TARGET_POLL: Duration = Duration::from_millis(500);
+/// Pause between attempts to reach an agent that comes up: a refused port-forward costs the API server a millisecond.
+pub const AGENT_PROBE: Duration = Duration::from_millis(50);
+/// How often the events of a Job without a pod are read.
+pub const JOB_EVENTS: Duration = Duration::from_millis(500);
+/// A Job that has no running pod at this age will not get one again.
+pub const JOB_SETTLED: Duration = Duration::from_secs(60);
+/// Opening a port-forward, the far end's first bytes included.
+pub const FORWARD_OPEN: Duration = Duration::from_secs(10);
+/// Largest message of a port-forward: relay chunks are cut into these; the API server takes 32 MiB.
+pub const FORWARD_MESSAGE: usize = 64 << 10;
+
 // ---- agent link
 
 /// Deadline of a call to the agent that does no more than look something up.

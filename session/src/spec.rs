@@ -10,7 +10,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{cluster::ClusterConfig, config::Config, target::Target};
+use crate::{
+    cluster::{ClusterConfig, agent_job::AgentOptions},
+    config::Config,
+    target::Target,
+};
 
 /// Everything that the session host needs to know at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,6 +26,9 @@ pub struct SessionSpec {
     /// Cluster and namespace of a cluster target.
     #[serde(default)]
     pub cluster: ClusterConfig,
+    /// How the agent is started in a cluster.
+    #[serde(default)]
+    pub agent: AgentOptions,
     /// Effective configuration.
     pub config: Config,
     /// The command and its arguments; never empty.
@@ -55,6 +62,7 @@ impl SessionSpec {
             id: new_id(),
             target,
             cluster: ClusterConfig::default(),
+            agent: AgentOptions::default(),
             config,
             command,
             cwd: std::env::current_dir()?,
@@ -144,6 +152,7 @@ mod tests {
             id: "a1".to_owned(),
             target: Target::Local("shop".to_owned()),
             cluster: ClusterConfig::default(),
+            agent: AgentOptions::default(),
             config: Config::default(),
             command: vec!["run".into(), odd.clone()],
             cwd: "/tmp".into(),

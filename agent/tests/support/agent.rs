@@ -15,6 +15,7 @@ use mirrord_protocol::{
         agent_client::AgentClient, subscription_reply,
     },
 };
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::{net::UnixStream, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -63,7 +64,7 @@ impl Agent {
             .arg(format!("unix:{}", socket(folder.path()).display()))
             .args(["--target-pid", &pid.to_string()])
             .args(options)
-            .env("MIRRORD_AGENT_TOKEN", TOKEN)
+            .args(["--token-sha256", &format!("{:x}", Sha256::digest(TOKEN))])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

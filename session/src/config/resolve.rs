@@ -8,13 +8,14 @@ use thiserror::Error;
 use super::{
     AddressRule, Config, FileMode, Mode, OutgoingFilter, PortSpec,
     file::{
-        AgentSection, DnsSection, EnvSection, FileConfig, FilterSection, FsSection, IncomingSection,
-        NetworkSection, OutgoingSection, TargetParts, TargetSection,
+        DnsSection, EnvSection, FileConfig, FilterSection, FsSection, IncomingSection, NetworkSection,
+        OutgoingSection, TargetParts, TargetSection,
     },
     shapes::{List, Shorthand},
 };
 use crate::{
     cluster::ClusterConfig,
+    cluster::agent_job::{AgentOptions, AgentOptionsError},
     target::{Target, TargetError},
 };
 
@@ -51,7 +52,7 @@ pub struct Resolved {
     /// Cluster and namespace of a cluster target.
     pub cluster: ClusterConfig,
     /// How the agent is started in a cluster.
-    pub agent: AgentSection,
+    pub agent: AgentOptions,
     /// The rest.
     pub config: Config,
     /// One sentence per key of the file that has no effect.
@@ -74,6 +75,9 @@ pub enum ResolveError {
     /// The target is not one.
     #[error("`target` is wrong")]
     Target(#[from] TargetError),
+    /// The settings of the agent mean nothing.
+    #[error("`agent` is wrong")]
+    Agent(#[from] AgentOptionsError),
     /// Two targets at once.
     #[error("`target.path` must name exactly one object")]
     TargetParts,
@@ -151,7 +155,7 @@ pub fn resolve(file: FileConfig, flags: &Flags, base: &Path) -> Result<Resolved,
     Ok(Resolved {
         target: flags.target.clone().or(target),
         cluster,
-        agent: file.agent,
+        agent: file.agent.try_into()?,
         config,
         warnings: warnings.into_iter().map(|key| format!("`{key}` has no effect in this version")).collect(),
     })

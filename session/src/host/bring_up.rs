@@ -1,7 +1,7 @@
 //! Bring-up of a real session, as steps that consume each other, so that a half-built session can be neither used nor forgotten:
 //!
 //! ```text
-//! find the target ─▶ WithAgent  agent process ─ link ─ hello, environment ─┐
+//! find the target ─▶ WithAgent  agent ─ link ─ hello, environment ─┐
 //!      (at once)     Helpers    holder of the session netns ─ supervisor ──┴─▶ network ─▶ layer link ─▶ Live
 //! ```
 //! Every step has a deadline and a name that viewers see; when one fails or the session is stopped, what exists is undone in
@@ -29,23 +29,25 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    agent::Agent,
+    agent::{Agent, ClusterAgent, LocalAgent},
     live::{Launching, Live},
     process::KEEP_LOG,
     resolve,
     world::{Failure, Inputs, Up, World},
 };
 use crate::{
-    agent_link::AgentLink,
+    agent_link::{AgentLink, Endpoint},
     agent_process::{self, AgentProcess},
+    cluster::{self, ClusterError, Which},
     events::Events,
     files::{FileOptions, Files},
     http::HttpTaps,
     layer_link::{self, LayerLink},
-    limits::{ENDED_QUEUE, HELPERS_STOP, LAYER_EVENTS, STEP_TIMEOUT},
+    limits::{CLUSTER_CALL, CLUSTER_CREDENTIALS, ENDED_QUEUE, HELPERS_STOP, LAYER_EVENTS, STEP_TIMEOUT},
     network::{Network, NetworkSpec},
     role,
     spec::SessionSpec,
+    target::Target,
 };
 
 /// Descriptor on which the holder is controlled.
@@ -172,30 +174,34 @@ impl Steps {
         name: &str,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
+        self.step_within(STEP_TIMEOUT, name, work).await
+    }
+
+    /// As [`Self::step`], with another deadline.
+    async fn step_within<T>(
+        &self,
+        limit: Duration,
+        name: &str,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         self.progress.send_replace(name.to_owned());
         let started = tokio::time::Instant::now();
         let result = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(Failure::cancelled()),
-            result = timeout(STEP_TIMEOUT, work) => result,
+            result = timeout(limit, work) => result,
         };
         tracing::debug!(step = name, us = started.elapsed().as_micros(), "bring-up step");
         result.unwrap_or_else(|_| {
-            Err(Failure::new(format!("{name} took longer than {} s", STEP_TIMEOUT.as_secs()), KEEP_LOG))
+            Err(Failure::new(format!("{name} took longer than {} s", limit.as_secs()), KEEP_LOG))
         })
     }
 
     async fn with_agent(&self, world: &LocalWorld) -> Result<WithAgent, Failure> {
-        let spec = Arc::clone(&world.spec);
-        let found = self.step("finding the target", async move {
-            spawn_blocking(move || resolve::find(&spec.target))
-                .await
-                .unwrap_or_else(|error| Err(broken(&error)))
-        });
-        let pid = found.await?.pid;
-        let process = self.step("starting the agent", start_agent(pid, world.dir.clone())).await?;
-        let (endpoint, token) = (process.endpoint.clone(), process.token.clone());
-        let agent = Agent::new(process, pid, world.dir.clone());
+        let (agent, endpoint, token) = match &world.spec.target {
+            Target::Cluster { .. } => self.cluster_agent(world).await?,
+            Target::Local(_) | Target::Pid(_) | Target::Container(_) => self.local_agent(world).await?,
+        };
         let connected = self.step("connecting to the agent", async {
             let hint = KEEP_LOG;
             let link =
@@ -209,6 +215,49 @@ impl Steps {
         });
         match connected.await {
             Ok((link, environment)) => Ok(WithAgent { agent, link, environment }),
+            Err(failure) => {
+                agent.stop().await;
+                Err(failure)
+            }
+        }
+    }
+
+    async fn local_agent(&self, world: &LocalWorld) -> Result<(Agent, Endpoint, String), Failure> {
+        let spec = Arc::clone(&world.spec);
+        let found = self.step("finding the target", async move {
+            spawn_blocking(move || resolve::find(&spec.target))
+                .await
+                .unwrap_or_else(|error| Err(broken(&error)))
+        });
+        let pid = found.await?.pid;
+        let process = self.step("starting the agent", start_agent(pid, world.dir.clone())).await?;
+        let (endpoint, token) = (process.endpoint.clone(), process.token.clone());
+        Ok((Agent::Local(LocalAgent::new(process, pid, world.dir.clone())), endpoint, token))
+    }
+
+    async fn cluster_agent(&self, world: &LocalWorld) -> Result<(Agent, Endpoint, String), Failure> {
+        let spec = &world.spec;
+        let failed = |error: ClusterError| Failure::caused(&error, error.hint());
+        // Each of their calls has a deadline and a text of its own, which comes before that of the step.
+        let (credentials, resolution) = (CLUSTER_CREDENTIALS + STEP_TIMEOUT, CLUSTER_CALL * 3);
+        let cluster = self.step_within(credentials, "connecting to the cluster", async {
+            cluster::connect(&spec.cluster).await.map_err(failed)
+        });
+        let cluster = cluster.await?;
+        let target = self.step_within(resolution, "finding the target", async {
+            let found = cluster::resolve(&cluster, &spec.target, Which::One).await.map_err(failed)?;
+            found.into_iter().next().ok_or_else(|| Failure::new("the target has no pod", ""))
+        });
+        let target = target.await?;
+        let token = agent_process::token().map_err(|error| Failure::caused(&error, ""))?;
+        let agent = ClusterAgent::new(cluster, target, spec, &token);
+        let startup = spec.agent.startup + CLUSTER_CALL * 3;
+        let started = self.step_within(startup, "starting the agent in the cluster", agent.start());
+        match started.await {
+            Ok(()) => {
+                let endpoint = agent.endpoint();
+                Ok((Agent::Cluster(Box::new(agent)), endpoint, token))
+            }
             Err(failure) => {
                 agent.stop().await;
                 Err(failure)

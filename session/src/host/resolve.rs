@@ -34,10 +34,9 @@ pub(super) fn find(target: &Target) -> Result<Found, Failure> {
             }
         }
         Target::Container(id) => find_container(id, Path::new("/proc")),
-        Target::Cluster { .. } => Err(Failure::new(
-            format!("`{target}` is in a cluster, and this build reaches targets on this machine only"),
-            "use local/NAME, pid/N or container/ID",
-        )),
+        Target::Cluster { .. } => {
+            Err(Failure::new(format!("`{target}` is in a cluster, and not a process of this machine"), ""))
+        }
     }
 }
 

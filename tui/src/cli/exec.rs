@@ -126,6 +126,7 @@ pub(crate) fn run(args: ExecArgs) -> Result<ExitCode> {
         .context("find the working directory of the command")?;
     spec.record = args.record.map(std::path::absolute).transpose().context("find the folder of --record")?;
     spec.cluster = resolved.cluster;
+    spec.agent = resolved.agent;
     spec.report_local_files = args.verbose > 1;
     spec.equal_command = equal_command();
     let to = args

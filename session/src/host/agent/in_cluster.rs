@@ -1,0 +1,167 @@
+//! An agent in a cluster, as the host holds it: the Job of now, and how to make the next one.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU32, Ordering},
+};
+
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    agent_link::Endpoint,
+    cluster::{
+        self, Cluster, ClusterError, TargetPod, Which,
+        agent_job::{self, AgentJob, AgentJobError, AgentSpec},
+    },
+    host::{
+        process::KEEP_LOG,
+        world::{Ended, Failure},
+    },
+    limits::{AGENT_STOP, TARGET_POLL, TARGET_RETURN},
+    spec::SessionSpec,
+    target::Target,
+};
+
+/// Handle on the agent's job; clones share it.
+#[derive(Clone, Debug)]
+pub(in crate::host) struct ClusterAgent {
+    cluster: Cluster,
+    /// The job of now, where the link looks for it.
+    current: Arc<Mutex<AgentJob>>,
+    spec: AgentSpec,
+    /// Jobs that there have been; each has a name of its own.
+    jobs: Arc<AtomicU32>,
+    /// Held while objects are created, so that they are not deleted before they exist.
+    creating: Arc<tokio::sync::Mutex<()>>,
+    /// Its end is wanted.
+    stopping: CancellationToken,
+}
+
+impl ClusterAgent {
+    /// An agent for `target` that does not exist yet.
+    pub(in crate::host) fn new(
+        cluster: Cluster,
+        target: TargetPod,
+        session: &SessionSpec,
+        token: &str,
+    ) -> Self {
+        let spec = AgentSpec {
+            session: session.id.clone(),
+            target,
+            options: session.agent.clone(),
+            config: session.config.clone(),
+            token_hash: format!("{:x}", Sha256::digest(token)),
+            owner: agent_job::owner_of_this_process(),
+            log_level: std::env::var("MIRRORD_AGENT_LOG").ok(),
+        };
+        let job = AgentJob::new(cluster.clone(), spec.clone(), 0);
+        Self {
+            cluster,
+            current: Arc::new(Mutex::new(job)),
+            spec,
+            jobs: Arc::new(AtomicU32::new(1)),
+            creating: Arc::default(),
+            stopping: CancellationToken::new(),
+        }
+    }
+
+    /// Creates the job and waits until the agent answers.
+    pub(in crate::host) async fn start(&self) -> Result<(), Failure> {
+        let job = self.job();
+        let failed = |error: AgentJobError| Failure::caused(&error, error.hint());
+        // In a task, so that it is whole even when this future is dropped: what is half created could not be deleted.
+        let creating = tokio::spawn({
+            let (job, guard) = (job.clone(), Arc::clone(&self.creating).lock_owned());
+            async move {
+                let _guard = guard.await;
+                job.create().await
+            }
+        });
+        let uid = creating.await.map_err(|error| Failure::caused(&error, KEEP_LOG))?.map_err(failed)?;
+        job.ready(&uid).await.map_err(failed)
+    }
+
+    /// Where the agent listens, also the next one.
+    pub(in crate::host) fn endpoint(&self) -> Endpoint {
+        agent_job::endpoint(Arc::clone(&self.current))
+    }
+
+    /// See [`super::Agent::watch`].
+    pub(in crate::host) async fn watch(self, ended_tx: mpsc::Sender<Ended>) {
+        let job = self.job();
+        let how = tokio::select! {
+            biased;
+            () = self.stopping.cancelled() => return,
+            how = job.ended() => how,
+        };
+        tracing::warn!(how, "the agent has ended");
+        // Closed: the session is ending as well.
+        drop(ended_tx.send(Ended::Agent(how)).await);
+    }
+
+    /// See [`super::Agent::restart`]. The target's container may have been started again: the new one is looked up.
+    pub(in crate::host) async fn restart(mut self: Box<Self>) -> Result<(), Failure> {
+        self.delete().await;
+        self.spec.target = self.target_again().await?;
+        let number = self.jobs.fetch_add(1, Ordering::Relaxed);
+        let job = AgentJob::new(self.cluster.clone(), self.spec.clone(), number);
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = job;
+        self.start().await
+    }
+
+    /// See [`super::Agent::stop`].
+    pub(in crate::host) async fn stop(self) {
+        self.stopping.cancel();
+        if timeout(AGENT_STOP, async {
+            drop(self.creating.lock().await);
+            self.delete().await;
+        })
+        .await
+        .is_err()
+        {
+            tracing::warn!("the agent's job could not be deleted in time; it ends by itself");
+        }
+    }
+
+    fn job(&self) -> AgentJob {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for the container of the same pod to run: its kubelet may be about to start it again.
+    async fn target_again(&self) -> Result<TargetPod, Failure> {
+        let TargetPod { name, uid, container, .. } = &self.spec.target;
+        let target = Target::Cluster {
+            kind: "pod".to_owned(),
+            name: name.clone(),
+            container: Some(container.clone()),
+        };
+        let here = Cluster { namespace: self.spec.target.namespace.clone(), ..self.cluster.clone() };
+        let deadline = Instant::now() + TARGET_RETURN;
+        loop {
+            match cluster::resolve(&here, &target, Which::One).await.map(|pods| pods.into_iter().next()) {
+                Ok(Some(pod)) if pod.uid == *uid => return Ok(pod),
+                Ok(_) | Err(ClusterError::NotFound { .. }) => {
+                    return Err(Failure::new(
+                        format!("the target, pod `{name}`, is gone"),
+                        "a workload as the target, such as deployment/NAME, finds the pod that takes its place",
+                    ));
+                }
+                Err(error) if Instant::now() > deadline => return Err(Failure::caused(&error, error.hint())),
+                Err(error) => tracing::info!(%error, "the target does not run at the moment"),
+            }
+            sleep(TARGET_POLL).await;
+        }
+    }
+
+    async fn delete(&self) {
+        match self.job().delete().await {
+            Ok(()) => tracing::info!("the agent's job is deleted"),
+            Err(error) => tracing::warn!(%error, "the agent's job cannot be deleted; it ends by itself"),
+        }
+    }
+}
