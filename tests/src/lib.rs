@@ -4,6 +4,7 @@
 //! A test makes a [`World`], starts pods and sessions in it, waits for states (never for time), and drops it: the drop fails the
 //! test when something is left.
 
+mod cluster;
 mod event_log;
 mod finish;
 mod leftovers;
@@ -16,6 +17,7 @@ mod user;
 mod wait;
 mod world;
 
+pub use cluster::{Cluster, GONE, Namespace};
 pub use event_log::{is, request};
 pub use finish::{Finished, finish, finish_within};
 pub use pod::Pod;

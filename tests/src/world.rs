@@ -166,6 +166,21 @@ impl World {
         serde_json::from_str(&self.ok(["sessions", "-o", "json"])).expect("sessions prints JSON")
     }
 
+    /// Writes a file that only the world's user may read; its path.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    #[must_use]
+    pub fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.home().join(name);
+        fs::write(&path, content).expect("write a file for the test");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("close the file");
+        if self.user == User::Ordinary && rustix::process::geteuid().is_root() {
+            chown(&path, Some(self.user.uid()), Some(self.user.uid())).expect("give the file to the user");
+        }
+        path
+    }
+
     /// Copies a program of this test to where the user can run it; its path.
     ///
     /// # Panics

@@ -199,7 +199,7 @@ impl Steps {
 
     async fn with_agent(&self, world: &LocalWorld) -> Result<WithAgent, Failure> {
         let (agent, endpoint, token) = match &world.spec.target {
-            Target::Cluster { .. } => self.cluster_agent(world).await?,
+            Target::Cluster { .. } => Box::pin(self.cluster_agent(world)).await?,
             Target::Local(_) | Target::Pid(_) | Target::Container(_) => self.local_agent(world).await?,
         };
         let connected = self.step("connecting to the agent", async {
@@ -252,7 +252,7 @@ impl Steps {
         let token = agent_process::token().map_err(|error| Failure::caused(&error, ""))?;
         let agent = ClusterAgent::new(cluster, target, spec, &token);
         let startup = spec.agent.startup + CLUSTER_CALL * 3;
-        let started = self.step_within(startup, "starting the agent in the cluster", agent.start());
+        let started = self.step_within(startup, "starting the agent in the cluster", Box::pin(agent.start()));
         match started.await {
             Ok(()) => {
                 let endpoint = agent.endpoint();

@@ -348,6 +348,12 @@ impl<P: Parts> Driver<P> {
 
     /// The agent takes leave without being asked. Without its target the session has no sense; otherwise the agent may come back.
     fn agent_ending(&mut self, ending: &AgentEnding) -> Next {
+        if ending.target_ended && self.parts.target_may_return() {
+            // Nobody was after the agent: its next end is its first.
+            self.agent_restarts = 0;
+            self.desk.events.warn("the target's container has ended; the session waits for the next one", "");
+            return Next::Continue;
+        }
         if ending.target_ended {
             return self.lost(Failure::new("the target has ended", "start it again, then the session"));
         }

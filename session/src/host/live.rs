@@ -198,6 +198,10 @@ impl Parts for Live {
         })
     }
 
+    fn target_may_return(&self) -> bool {
+        matches!(self.agent, Agent::Cluster(_))
+    }
+
     async fn release(&mut self) {
         let Some(handle) = &self.handle else { return };
         let stolen: Vec<u16> = {

@@ -77,6 +77,11 @@ pub(crate) trait Parts: Send + 'static {
     /// Starts the agent again after it was killed; a failure says that the target is gone or cannot have one.
     fn restart_agent(&mut self) -> Owned<Result<(), Failure>>;
 
+    /// Whether a target that has ended is started again by somebody, so that [`Self::restart_agent`] finds it.
+    fn target_may_return(&self) -> bool {
+        false
+    }
+
     /// Gives all ports back to the target.
     fn release(&mut self) -> impl Future<Output = ()> + Send;
 

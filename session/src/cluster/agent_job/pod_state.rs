@@ -86,32 +86,32 @@ mod tests {
 
     use super::*;
 
-    fn pod(status: serde_json::Value) -> Pod {
+    fn pod(status: &serde_json::Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "a"}, "status": status})).unwrap()
     }
 
-    fn with_state(state: serde_json::Value) -> Pod {
-        pod(json!({"phase": "Pending", "containerStatuses": [
+    fn with_state(state: &serde_json::Value) -> Pod {
+        pod(&json!({"phase": "Pending", "containerStatuses": [
             {"name": "a", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state}]}))
     }
 
     #[test]
     fn a_pod_that_comes_up_is_waited_for() {
         for pod in [
-            pod(json!({})),
-            pod(json!({"phase": "Pending"})),
-            with_state(json!({"waiting": {"reason": "ContainerCreating"}})),
-            with_state(json!({"running": {}})),
+            pod(&json!({})),
+            pod(&json!({"phase": "Pending"})),
+            with_state(&json!({"waiting": {"reason": "ContainerCreating"}})),
+            with_state(&json!({"running": {}})),
         ] {
             assert_eq!(ended(&pod), None);
         }
-        let waiting = waiting(&with_state(json!({"waiting": {"reason": "ContainerCreating"}})));
+        let waiting = waiting(&with_state(&json!({"waiting": {"reason": "ContainerCreating"}})));
         assert_eq!(waiting, "its pod is Pending, ContainerCreating");
     }
 
     #[test]
     fn a_pod_without_hope_is_explained() {
-        let failed = |state| ended(&with_state(state)).unwrap();
+        let failed = |state| ended(&with_state(&state)).unwrap();
         let pull = json!({"waiting": {"reason": "ErrImagePull", "message": "not found"}});
         assert_eq!(failed(pull), "ErrImagePull: not found");
         let log = "{}\n{\"level\":\"ERROR\",\"fields\":{\"error\":\"no process of container x\"}}\n";
@@ -120,7 +120,7 @@ mod tests {
         let oom = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         assert_eq!(failed(oom), "OOMKilled, exit code 137");
         let full =
-            pod(json!({"phase": "Failed", "reason": "OutOfmemory", "message": "Node didn't have enough"}));
+            pod(&json!({"phase": "Failed", "reason": "OutOfmemory", "message": "Node didn't have enough"}));
         assert_eq!(ended(&full).unwrap(), "OutOfmemory: Node didn't have enough");
     }
 }

@@ -10,13 +10,14 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     agent_link::Endpoint,
     cluster::{
         self, Cluster, ClusterError, TargetPod, Which,
         agent_job::{self, AgentJob, AgentJobError, AgentSpec},
+        pod::Refusal,
     },
     host::{
         process::KEEP_LOG,
@@ -36,8 +37,8 @@ pub(in crate::host) struct ClusterAgent {
     spec: AgentSpec,
     /// Jobs that there have been; each has a name of its own.
     jobs: Arc<AtomicU32>,
-    /// Held while objects are created, so that they are not deleted before they exist.
-    creating: Arc<tokio::sync::Mutex<()>>,
+    /// Creations under way; nothing is deleted before they are through.
+    creating: TaskTracker,
     /// Its end is wanted.
     stopping: CancellationToken,
 }
@@ -65,7 +66,7 @@ impl ClusterAgent {
             current: Arc::new(Mutex::new(job)),
             spec,
             jobs: Arc::new(AtomicU32::new(1)),
-            creating: Arc::default(),
+            creating: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }
     }
@@ -75,12 +76,9 @@ impl ClusterAgent {
         let job = self.job();
         let failed = |error: AgentJobError| Failure::caused(&error, error.hint());
         // In a task, so that it is whole even when this future is dropped: what is half created could not be deleted.
-        let creating = tokio::spawn({
-            let (job, guard) = (job.clone(), Arc::clone(&self.creating).lock_owned());
-            async move {
-                let _guard = guard.await;
-                job.create().await
-            }
+        let creating = self.creating.spawn({
+            let job = job.clone();
+            async move { job.create().await }
         });
         let uid = creating.await.map_err(|error| Failure::caused(&error, KEEP_LOG))?.map_err(failed)?;
         job.ready(&uid).await.map_err(failed)
@@ -118,7 +116,8 @@ impl ClusterAgent {
     pub(in crate::host) async fn stop(self) {
         self.stopping.cancel();
         if timeout(AGENT_STOP, async {
-            drop(self.creating.lock().await);
+            self.creating.close();
+            self.creating.wait().await;
             self.delete().await;
         })
         .await
@@ -143,17 +142,17 @@ impl ClusterAgent {
         let here = Cluster { namespace: self.spec.target.namespace.clone(), ..self.cluster.clone() };
         let deadline = Instant::now() + TARGET_RETURN;
         loop {
-            match cluster::resolve(&here, &target, Which::One).await.map(|pods| pods.into_iter().next()) {
+            let found = cluster::resolve(&here, &target, Which::One).await;
+            let error = match found.map(|pods| pods.into_iter().next()) {
                 Ok(Some(pod)) if pod.uid == *uid => return Ok(pod),
-                Ok(_) | Err(ClusterError::NotFound { .. }) => {
-                    return Err(Failure::new(
-                        format!("the target, pod `{name}`, is gone"),
-                        "a workload as the target, such as deployment/NAME, finds the pod that takes its place",
-                    ));
-                }
-                Err(error) if Instant::now() > deadline => return Err(Failure::caused(&error, error.hint())),
-                Err(error) => tracing::info!(%error, "the target does not run at the moment"),
+                Ok(_) => return Err(gone(name)),
+                Err(error) if is_gone(&error) => return Err(gone(name)),
+                Err(error) => error,
+            };
+            if Instant::now() > deadline {
+                return Err(Failure::caused(&error, error.hint()));
             }
+            tracing::info!(%error, "the target does not run at the moment");
             sleep(TARGET_POLL).await;
         }
     }
@@ -164,4 +163,24 @@ impl ClusterAgent {
             Err(error) => tracing::warn!(%error, "the agent's job cannot be deleted; it ends by itself"),
         }
     }
+}
+
+/// Whether the pod will not run again.
+fn is_gone(error: &ClusterError) -> bool {
+    match error {
+        ClusterError::NotFound { .. } => true,
+        ClusterError::Pod(refused) => match &refused.why {
+            Refusal::Deleted | Refusal::NoContainer { .. } | Refusal::Agent => true,
+            Refusal::Phase(phase) => phase == "Failed" || phase == "Succeeded",
+            Refusal::Container { .. } => false,
+        },
+        _ => false,
+    }
+}
+
+fn gone(pod: &str) -> Failure {
+    Failure::new(
+        format!("the target, pod `{pod}`, is gone"),
+        "start the session again when it is back; a workload as the target, such as deployment/NAME, finds the pod that takes its place",
+    )
 }

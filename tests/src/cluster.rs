@@ -1,0 +1,236 @@
+//! A real Kubernetes for the tests (`tests/cluster`): started once, one namespace per test, which must be empty of agents afterwards.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{World, finish::text, skip, wait_for, wait_until};
+
+/// Within this time nothing of an agent may be left in the cluster, however its session has ended.
+pub const GONE: Duration = Duration::from_secs(30);
+/// A pod becomes ready in 1.5 s; the rest is for a loaded machine.
+const READY: Duration = Duration::from_secs(60);
+/// What `cluster.sh up` ends with where something is missing that it needs.
+const MISSING: i32 = 77;
+
+/// The running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    kubeconfig: PathBuf,
+}
+
+impl Cluster {
+    /// The cluster of this run; `None`: it cannot be had here, and this was said aloud.
+    ///
+    /// # Panics
+    /// When it should start and does not.
+    #[must_use]
+    pub fn get(test: &str) -> Option<&'static Self> {
+        static CLUSTER: OnceLock<Result<Cluster, String>> = OnceLock::new();
+        match CLUSTER.get_or_init(Self::start) {
+            Ok(cluster) => Some(cluster),
+            Err(reason) => {
+                skip(test, reason);
+                None
+            }
+        }
+    }
+
+    fn start() -> Result<Self, String> {
+        if !rustix::process::geteuid().is_root() {
+            return Err("only root can start a cluster".to_owned());
+        }
+        let started = Command::new(script()).arg("up").output().expect("run cluster.sh");
+        let said = text(&started.stderr);
+        if started.status.code() == Some(MISSING) {
+            return Err(format!("no cluster on this machine: {}", said.trim()));
+        }
+        assert!(started.status.success(), "the cluster does not start: {said}");
+        let kubeconfig = Command::new(script()).arg("kubeconfig").output().expect("run cluster.sh");
+        Ok(Self { kubeconfig: text(&kubeconfig.stdout).trim().into() })
+    }
+
+    /// A namespace of its own for one test, named after it.
+    #[must_use]
+    pub fn namespace(&'static self, name: &str) -> Namespace {
+        let name = format!("{name}-{}", std::process::id());
+        self.kubectl(&["create", "namespace", &name]);
+        // Pods are refused until it is there.
+        wait_until("the namespace's service account", READY, || {
+            self.try_kubectl(&["-n", &name, "get", "serviceaccount", "default"]).is_ok()
+        });
+        Namespace { cluster: self, name }
+    }
+
+    /// The kubeconfig of the cluster's administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A copy of the kubeconfig that the world's user may read.
+    #[must_use]
+    pub fn kubeconfig_for(&self, world: &World) -> String {
+        let content = fs::read_to_string(&self.kubeconfig).expect("read the kubeconfig");
+        world.file("kubeconfig", &content).to_string_lossy().into_owned()
+    }
+
+    /// Runs kubectl and gives what it prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.try_kubectl(args).unwrap_or_else(|said| panic!("kubectl {args:?}: {said}"))
+    }
+
+    /// Runs kubectl; the error is what it complains about.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        self.kubectl_with(args, "")
+    }
+
+    fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String, String> {
+        let bin =
+            self.kubeconfig.parent().and_then(Path::parent).map_or_else(PathBuf::new, |dir| dir.join("bin"));
+        let mut child = Command::new(bin.join("kubectl"))
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start kubectl");
+        child.stdin.take().expect("stdin is a pipe").write_all(input.as_bytes()).expect("write to kubectl");
+        let output = child.wait_with_output().expect("wait for kubectl");
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+}
+
+/// The script that starts and stops the cluster.
+fn script() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster.sh")
+}
+
+/// A namespace of one test. Its drop checks that no agent is left, and removes it.
+#[derive(Debug)]
+pub struct Namespace {
+    /// The cluster it is in.
+    pub cluster: &'static Cluster,
+    /// Its name.
+    pub name: String,
+}
+
+impl Namespace {
+    /// Runs kubectl in this namespace.
+    #[track_caller]
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.cluster.kubectl(&[&["-n", &self.name], args].concat())
+    }
+
+    /// Creates what a manifest says.
+    ///
+    /// # Panics
+    /// When the cluster refuses.
+    #[track_caller]
+    pub fn create(&self, manifest: &str) {
+        let created = self.cluster.kubectl_with(&["-n", &self.name, "create", "-f", "-"], manifest);
+        created.unwrap_or_else(|said| panic!("{said}"));
+    }
+
+    /// Starts a pod of one of the cluster's images and waits until it is ready; its address.
+    #[track_caller]
+    pub fn pod(&self, name: &str, image: &str, command: &[&str]) -> String {
+        let image = format!("--image=registry.test/{image}:1");
+        let mut args = vec!["run", name, &image, "--restart=Always"];
+        if !command.is_empty() {
+            args.extend(["--command", "--"]);
+            args.extend(command);
+        }
+        self.kubectl(&args);
+        self.ready(name)
+    }
+
+    /// Waits until a pod is ready; its address.
+    #[track_caller]
+    pub fn ready(&self, name: &str) -> String {
+        wait_for(&format!("pod {name} is ready"), READY, || {
+            let pod = self.get(&["pod", name]);
+            let ready = pod["status"]["conditions"]
+                .as_array()?
+                .iter()
+                .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+            ready.then(|| pod["status"]["podIP"].as_str().map(str::to_owned))?
+        })
+    }
+
+    /// `kubectl get -o json`; null when there is none.
+    #[must_use]
+    pub fn get(&self, what: &[&str]) -> Value {
+        let args = [&["-n", &self.name, "get", "-o", "json"], what].concat();
+        let found = self.cluster.try_kubectl(&args).unwrap_or_default();
+        serde_json::from_str(&found).unwrap_or_default()
+    }
+
+    /// Everything of agents that there is: jobs, pods, ConfigMaps.
+    #[must_use]
+    pub fn agents(&self) -> Vec<String> {
+        let found = self.get(&["jobs,pods,configmaps", "-l", "app.kubernetes.io/managed-by=mirrord-tui"]);
+        let items = found["items"].as_array().cloned().unwrap_or_default();
+        items
+            .iter()
+            .map(|item| format!("{} {}", item["kind"], item["metadata"]["name"]).replace('"', ""))
+            .collect()
+    }
+
+    /// The agent's pod, once it runs.
+    #[track_caller]
+    pub fn agent_pod(&self) -> String {
+        let pod = wait_for("the agent's pod", READY, || {
+            let agents = self.agents();
+            agents.iter().find_map(|agent| agent.strip_prefix("Pod ").map(str::to_owned))
+        });
+        pod
+    }
+
+    /// Waits until nothing of any agent is left; how long it took.
+    #[track_caller]
+    pub fn no_agents(&self) -> Duration {
+        let start = Instant::now();
+        let mut left = Vec::new();
+        let deadline = start + GONE;
+        while Instant::now() < deadline {
+            left = self.agents();
+            if left.is_empty() {
+                return start.elapsed();
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!("after {GONE:?} there are still: {}", left.join(", "));
+    }
+
+    /// Asks a server from inside the cluster, as another pod does; what it answered.
+    #[track_caller]
+    pub fn ask(&self, from: &str, url: &str) -> Option<String> {
+        let args = ["-n", &self.name, "exec", from, "--", "busybox", "wget", "-qO-", "-T", "5", url];
+        self.cluster.try_kubectl(&args).ok()
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.no_agents();
+        }
+        drop(self.cluster.try_kubectl(&["delete", "namespace", &self.name, "--wait=false"]));
+    }
+}
