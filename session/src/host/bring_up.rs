@@ -38,7 +38,10 @@ use super::{
 use crate::{
     agent_link::{AgentLink, Endpoint},
     agent_process::{self, AgentProcess},
-    cluster::{self, ClusterError, Which},
+    cluster::{
+        self, ClusterError, Which,
+        preflight::{self, Report},
+    },
     events::Events,
     files::{FileOptions, Files},
     http::HttpTaps,
@@ -249,6 +252,17 @@ impl Steps {
             found.into_iter().next().ok_or_else(|| Failure::new("the target has no pod", ""))
         });
         let target = target.await?;
+        let checked = self.step_within(resolution, "checking what the cluster allows", async {
+            let wants = preflight::Wants {
+                agent_namespace: spec.agent.namespace.clone(),
+                own_image: spec.agent.image.is_some(),
+                steals: preflight::Steals::of(&spec.config),
+            };
+            preflight::check(&cluster, &target, &wants).await.and_then(Report::into_result).map_err(failed)
+        });
+        for warning in checked.await?.warnings() {
+            world.events.warn(format!("{}: {}", spec.target, warning.detail), &warning.hint);
+        }
         let token = agent_process::token().map_err(|error| Failure::caused(&error, ""))?;
         let agent = ClusterAgent::new(cluster, target, spec, &token);
         let startup = spec.agent.startup + CLUSTER_CALL * 3;
