@@ -54,11 +54,9 @@ fn a_cluster_that_is_not_there_is_named() {
 #[test]
 fn a_target_that_is_not_there_is_named() {
     let Some((namespace, world, kubeconfig)) = hello("missing") else { return };
-    let options =
-        |target| ["--kubeconfig", &kubeconfig, "-n", &namespace.name, "-t", target].map(str::to_owned);
     let refused = |target: &str, wanted: &[&str]| {
-        let options = options(target);
-        refused(&world, &options.each_ref().map(String::as_str), wanted)
+        let options = ["--kubeconfig", &kubeconfig, "-n", &namespace.name, "-t", target];
+        refused(&world, &options, wanted)
     };
     refused("pod/nobody", &["there is no pod `nobody`", &namespace.name]);
     refused("pod/hello/container/nobody", &["no container `nobody`"]);
