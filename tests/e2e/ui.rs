@@ -106,6 +106,21 @@ fn signals_leave_the_terminal_as_it_was() {
 }
 
 #[test]
+fn a_window_that_is_closed_ends_the_demo_and_its_pods() {
+    for_every_user(|user| {
+        let world = World::new(user);
+        let screen = Screen::run(user, &world.command(["demo"]), 100, 30);
+        screen.wait_text("[MIRROR] 80");
+        let pid = screen.pid();
+        // The terminal goes: its programs get SIGHUP, and nothing can be written any more.
+        drop(screen);
+        wait_until("the demo has ended", LIMIT, || fs::metadata(format!("/proc/{pid}")).is_err());
+        assert_eq!(world.ok(["local", "ls", "-o", "json"]).trim(), "[]", "its pods are gone");
+        assert!(world.sessions().is_empty());
+    });
+}
+
+#[test]
 fn ctrl_z_gives_the_terminal_back_and_fg_takes_it_again() {
     for_every_user(|user| {
         let world = World::new(user);

@@ -174,10 +174,4 @@ impl Screen {
             children(self.terminal.pid()).first().copied()
         })
     }
-
-    /// Pid of the shell.
-    #[must_use]
-    pub fn shell_pid(&self) -> u32 {
-        self.terminal.pid()
-    }
 }

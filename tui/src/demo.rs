@@ -5,7 +5,15 @@
 mod http;
 mod services;
 
-use std::{ffi::OsString, process::ExitCode, time::Duration};
+use std::{
+    ffi::OsString,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -17,6 +25,7 @@ use mirrord_session::{
     spec::SessionSpec,
     target::Target,
 };
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use crate::{
     ui,
@@ -69,21 +78,27 @@ pub(crate) fn serve(service: Service) -> Result<ExitCode> {
 
 /// Brings the shop up, runs the session, takes everything down.
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
+    // Whoever ends the demo while its pods start or stop must not leave them behind; a session has handlers of its own beside this one.
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&ended)).context("listen to signals")?;
+    }
     let exe = std::env::current_exe().context("find this program")?.into_os_string();
-    let shop = Shop::open(&exe)?;
-    let result = session(args, &exe);
+    let shop = Shop::open(&exe, &ended)?;
+    let result = if ended.load(Ordering::Relaxed) { Ok(()) } else { session(args, &exe) };
     shop.close()?;
     result?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The pods of the demo; they are stopped when it is closed, also after a failure.
+/// The pods of the demo; they are stopped when it is closed, also after a failure. Dropped without that, e.g. by a panic, it does what
+/// it can.
 struct Shop {
     open: Vec<&'static str>,
 }
 
 impl Shop {
-    fn open(exe: &OsString) -> Result<Self> {
+    fn open(exe: &OsString, ended: &AtomicBool) -> Result<Self> {
         let file =
             |path: &str, content: &str| PodFile { path: path.into(), content: content.as_bytes().to_vec() };
         let pods = [
@@ -95,6 +110,9 @@ impl Shop {
         ];
         let mut shop = Self { open: Vec::new() };
         for (name, service, files) in pods {
+            if ended.load(Ordering::Relaxed) {
+                break;
+            }
             // What an earlier demo left behind when it was killed is of no use to anybody.
             if local::find(name).is_ok() {
                 local::stop(name)?;
@@ -112,11 +130,20 @@ impl Shop {
         Ok(shop)
     }
 
-    fn close(self) -> Result<()> {
-        for name in self.open.into_iter().rev() {
+    fn close(mut self) -> Result<()> {
+        while let Some(name) = self.open.pop() {
             local::stop(name).with_context(|| format!("stop the demo's pod {name}"))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Shop {
+    fn drop(&mut self) {
+        for name in self.open.drain(..).rev() {
+            // There is nobody left to tell.
+            drop(local::stop(name));
+        }
     }
 }
 

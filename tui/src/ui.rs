@@ -21,6 +21,8 @@ mod keys;
 mod layout;
 mod limits;
 mod model;
+#[cfg(test)]
+mod readme;
 mod run;
 mod services;
 mod terminal;

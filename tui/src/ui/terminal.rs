@@ -4,6 +4,7 @@
 
 use std::{
     io::{self, Stdout, Write},
+    mem::ManuallyDrop,
     sync::{
         Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -37,7 +38,9 @@ const PICTURE: Duration = Duration::from_millis(50);
 /// The terminal while the UI runs. Dropping it gives it back.
 #[derive(Debug)]
 pub(crate) struct Terminal {
-    inner: Ratatui<CrosstermBackend<Stdout>>,
+    /// Never dropped: its own drop writes to the terminal, and when that has gone it complains on stderr, which has gone as well, and
+    /// panics. [`restore`] does all that is needed.
+    inner: ManuallyDrop<Ratatui<CrosstermBackend<Stdout>>>,
     mouse: bool,
 }
 
@@ -50,7 +53,7 @@ impl Terminal {
         HOOK.get_or_init(install_hook);
         enter(mouse)?;
         match Ratatui::new(CrosstermBackend::new(io::stdout())) {
-            Ok(inner) => Ok(Self { inner, mouse }),
+            Ok(inner) => Ok(Self { inner: ManuallyDrop::new(inner), mouse }),
             Err(error) => {
                 restore();
                 Err(error)

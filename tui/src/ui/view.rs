@@ -25,7 +25,7 @@ mod rows;
 mod strip;
 pub(crate) mod tabs;
 #[cfg(test)]
-mod tests;
+pub(in crate::ui) mod tests;
 mod texts;
 
 use ratatui::{Frame, buffer::Buffer, layout::Position};

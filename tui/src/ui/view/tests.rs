@@ -26,14 +26,14 @@ fn press(model: &mut Model, keys: &str) {
     }
 }
 
-fn picture(model: &mut Model) -> Buffer {
+pub(in crate::ui) fn picture(model: &mut Model) -> Buffer {
     model.prepare();
     let mut buffer = Buffer::empty(Rect::new(0, 0, model.columns, model.rows));
     paint(model, &mut buffer);
     buffer
 }
 
-fn lines(buffer: &Buffer) -> String {
+pub(in crate::ui) fn lines(buffer: &Buffer) -> String {
     let width = usize::from(buffer.area.width);
     let rows = buffer.content().chunks(width.max(1));
     let row = |cells: &[ratatui::buffer::Cell]| {
