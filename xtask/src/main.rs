@@ -21,7 +21,7 @@ enum Task {
     },
     /// Measure what the program costs, as ratios in one run.
     Bench {
-        /// Groups to measure (mirror, steal, start, outgoing, dns, files, syscall); all when none is named.
+        /// Groups to measure (mirror, steal, start, outgoing, dns, files, syscall, ui); all when none is named.
         groups: Vec<String>,
     },
     /// Run all checks and tests, or only some parts of them.

@@ -66,11 +66,11 @@ fn keys() -> String {
 }
 
 fn filters() -> String {
-    let row = |operator: &filter::Operator| {
+    let mut text = "| filter | |\n| --- | --- |\n".to_owned();
+    for operator in filter::OPERATORS {
         let space = if operator.argument.is_empty() { "" } else { " " };
-        format!("| `~{}{space}{}` | {} |\n", operator.name, cell(operator.argument), operator.help)
-    };
-    std::iter::once("| filter | |\n| --- | --- |\n".to_owned())
-        .chain(filter::OPERATORS.iter().map(row))
-        .collect()
+        writeln!(text, "| `~{}{space}{}` | {} |", operator.name, cell(operator.argument), operator.help)
+            .unwrap();
+    }
+    text
 }
