@@ -200,18 +200,18 @@ async fn to_client<D: Down>(socket: &Socket, down_tx: &DownSender<D>) -> Result<
     let mut size = CHUNK_MIN;
     loop {
         let permit = down_tx.reserve().await.map_err(|_| Broken::Client)?;
-        let mut buffer = BytesMut::new();
-        let read = loop {
+        let (read, buffer) = loop {
             // A client that went away outranks bytes that nobody wants.
             let readable = tokio::select! {
                 biased;
                 () = down_tx.closed() => return Err(Broken::Client),
                 readable = socket.readable() => readable,
             };
-            buffer.reserve(size);
+            // Only now, and not kept when there is nothing to read after all: thousands of connections wait here.
+            let mut buffer = BytesMut::with_capacity(size);
             match readable.and_then(|()| socket.try_read(&mut buffer)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => break read,
+                read => break (read, buffer),
             }
         };
         match read {

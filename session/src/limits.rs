@@ -12,6 +12,8 @@ pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A subscribed port that sees nothing for so long gets a diagnosis.
 pub const SILENCE: Duration = Duration::from_secs(10);
+/// Counters of the agent that come so soon after a delivery belong to it: it tells them once a second.
+pub const AGENT_STATUS_LAG: Duration = Duration::from_secs(2);
 /// Events held in memory for viewers that come later.
 pub const RING_EVENTS: usize = 50_000;
 /// Bytes held by the ring, bodies included.

@@ -3,7 +3,8 @@
 //! It reads in one of two ways. *Following* goes through the log of changes: a new event, or the last change of one that it
 //! has seen before. *Scanning* goes through the ring in order of the events: at the start, and when the log has been cut off
 //! before the reader came. Both deliver every event that is held at least once in its last form; what had left the ring
-//! before the reader came to it is counted in [`Batch::dropped`].
+//! before the reader came to it is counted in [`Batch::dropped`]. Who follows also learns the end of an event that has left the
+//! ring, such as a connection that stayed open for long.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use mirrord_protocol::session::v1 as wire;
 
 use super::{
     Shared,
-    store::{KINDS, Store},
+    store::{KINDS, Store, size_of},
 };
 use crate::limits::{READER_BYTES, READER_LOOKS};
 
@@ -177,7 +178,13 @@ impl Reader {
                     let change = self.next_change;
                     let Some(seq) = store.change_at(change) else { return false };
                     self.next_change += 1;
-                    let Some(slot) = store.slot(seq) else { continue };
+                    let Some(slot) = store.slot(seq) else {
+                        if let Some(event) = store.late(change).filter(|event| self.wanted.has(event.kind)) {
+                            room.take(size_of(event));
+                            events.push(Arc::clone(event));
+                        }
+                        continue;
+                    };
                     let new = seq >= self.next_seq;
                     // An earlier change is left to the last one.
                     let last = slot.changed == change && slot.emitted != change && seq < fresh;

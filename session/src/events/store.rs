@@ -28,6 +28,8 @@ pub(super) struct Store {
     bytes: usize,
     /// Pending events that left the ring, without bodies: their end must still be counted.
     pending: BTreeMap<u64, (Box<wire::Event>, Noted)>,
+    /// Those whose end has come, by the number of that change: for readers that follow.
+    late: VecDeque<(u64, Arc<wire::Event>)>,
     counters: [Counter; KINDS],
     histograms: Histograms,
     closed: bool,
@@ -71,6 +73,7 @@ impl Store {
             first_change: 0,
             bytes: 0,
             pending: BTreeMap::new(),
+            late: VecDeque::new(),
             counters: [Counter::default(); KINDS],
             histograms: Histograms::default(),
             closed: false,
@@ -117,6 +120,12 @@ impl Store {
             if event.pending {
                 strip_bodies(&mut event);
                 self.pending.insert(seq, (event, noted));
+            } else {
+                let change = self.log_change(seq);
+                if self.late.len() >= self.limits.pending {
+                    self.late.pop_front();
+                }
+                self.late.push_back((change, Arc::from(event)));
             }
         }
     }
@@ -210,6 +219,12 @@ impl Store {
         self.log.get(index).copied()
     }
 
+    /// The event whose end was this change and came after it had left the ring.
+    pub(super) fn late(&self, change: u64) -> Option<&Arc<wire::Event>> {
+        let index = self.late.binary_search_by_key(&change, |(number, _)| *number).ok()?;
+        self.late.get(index).map(|(_, event)| event)
+    }
+
     /// How many events of the wanted kinds have left the ring.
     pub(super) fn evicted(&self, wanted: impl Fn(i32) -> bool) -> u64 {
         (0i32..)
@@ -251,7 +266,7 @@ impl Store {
 }
 
 /// Memory that an event holds, nearly: the struct and what its fields point to.
-fn size_of(event: &wire::Event) -> usize {
+pub(super) fn size_of(event: &wire::Event) -> usize {
     std::mem::size_of::<wire::Event>() + event.encoded_len()
 }
 

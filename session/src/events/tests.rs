@@ -93,9 +93,13 @@ fn the_end_of_an_evicted_event_is_still_counted() {
         })),
         ..event(wire::Kind::Request, "GET /")
     };
+    let mut follower = events.subscribe(0, &[wire::Kind::Request]);
     let seq = events.emit(pending);
     for _ in 0..10 {
         events.emit(event(wire::Kind::Dns, ""));
+        if let Taken::Some(batch) = follower.take(10) {
+            assert!(batch.events.iter().all(|event| event.seq == seq && event.pending));
+        }
     }
     events.update(seq, |event| {
         event.pending = false;
@@ -103,6 +107,8 @@ fn the_end_of_an_evicted_event_is_still_counted() {
         event.latency_ns = 5_000_000;
         event.error = "HTTP 500".to_owned();
     });
+    let Taken::Some(batch) = follower.take(10) else { panic!("who follows learns of the end") };
+    assert!(matches!(batch.events.as_slice(), [event] if event.seq == seq && event.bytes == 77));
     let totals = events.totals();
     let requests = totals.kinds.iter().find(|total| total.kind() == wire::Kind::Request).unwrap();
     assert_eq!((requests.count, requests.errors, requests.bytes), (1, 1, 77));

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use mirrord_protocol::session::v1 as wire;
 use tokio::time::Instant;
 
-use crate::limits::SILENCE;
+use crate::limits::{AGENT_STATUS_LAG, SILENCE};
 
 /// Where the flow stops, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +131,8 @@ struct Track {
     /// Facts when the flow was last seen to work, or when the port was subscribed.
     base: wire::Port,
     since: Instant,
+    /// When a connection was last handed over.
+    delivered: Option<Instant>,
     told: Option<Diagnosis>,
 }
 
@@ -143,10 +145,15 @@ impl Silence {
             let track = self.ports.entry(port.remote).or_insert_with(|| Track {
                 base: wire::Port { mode: port.mode, ..wire::Port::default() },
                 since: now,
+                delivered: None,
                 told: None,
             });
             if port.delivered > track.base.delivered || port.mode != track.base.mode {
-                *track = Track { base: port.clone(), since: now, told: None };
+                let delivered = (port.delivered > track.base.delivered).then_some(now);
+                *track = Track { base: port.clone(), since: now, delivered, told: None };
+            } else if track.delivered.is_some_and(|at| now.duration_since(at) < AGENT_STATUS_LAG) {
+                // The agent counts what we have delivered already, but tells it from time to time only.
+                track.base = port.clone();
             }
             let worked = track.base.delivered > 0;
             let facts = since(port, &track.base);
@@ -260,10 +267,12 @@ mod tests {
         ports[0].syns = 1;
         ports[0].local_listens = false;
         assert_eq!(silence.look(at(12), &mut ports).len(), 1);
-        // It works, and is idle afterwards.
+        // It works, though the agent tells of the handshake only afterwards, and is idle.
         ports[0].delivered = 1;
         ports[0].diagnosis.clear();
         assert!(silence.look(at(13), &mut ports).is_empty());
+        ports[0].syns += 1;
+        assert!(silence.look(at(14), &mut ports).is_empty());
         assert!(silence.look(at(90), &mut ports).is_empty() && ports[0].diagnosis.is_empty());
         // Something comes again and is refused.
         ports[0].syns += 1;
