@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 const RATE: f64 = 20_000.0;
+const MANY_BYTES: u64 = 512 << 20;
 const LONG: Duration = Duration::from_secs(60);
 
 /// A pod with a fast HTTP server, and the two programs that ask it.
@@ -49,8 +50,10 @@ impl Place<'_> {
     }
 
     fn mirrored(&self, command: &[&str]) -> Session<'_> {
-        let session = self.world.exec(&["-t", &self.target.target(), "--mirror", "-p", "80"], command);
+        let options = ["-t", &self.target.target(), "--mirror", "-p", "80", "-p", "81"];
+        let session = self.world.exec(&options, command);
         session.wait_mode(80, "mirror");
+        session.wait_mode(81, "mirror");
         session
     }
 }
@@ -87,16 +90,24 @@ fn every_request_and_response_is_reported_at_twenty_thousand_a_second() {
 fn a_reader_that_stands_still_is_told_what_it_missed_and_the_target_does_not_wait() {
     in_a_place(|place| {
         let bare = place.full_speed();
+        let mut sink = place.target.command(&[&place.tool, "clerk", "81", "sink", "/dev/null"]).spawn().unwrap();
+        place.target.wait_listening(81);
         let session = place.mirrored(&["sleep", "600"]);
         let family = session.family();
         signal(family.host, Signal::STOP);
         let held = place.full_speed();
+        // More than all queues on the way hold, however slow the machine is.
+        let sink_address = format!("{}:81", place.target.ip);
+        let post = [&place.tool, "post", &sink_address, &MANY_BYTES.to_string()];
+        finish_within(&mut place.world.on_node(&post), LONG).ok();
         signal(family.host, Signal::CONT);
         println!("{bare:.0} requests/s without, {held:.0} with a host that stands still");
         // The capture itself has its price (BENCHMARKS.md); a target that waited for the reader would answer nothing.
         assert!(held > bare * 0.6, "{bare} requests/s without, {held} with a host that stands still");
-        let port = session.wait_info("told of the gaps", |info| info["ports"][0]["gaps"].as_u64() > Some(0));
-        assert!(port["ports"][0]["gap_bytes"].as_u64() > Some(0), "gaps have a size: {port}");
+        let port = session.wait_info("told of the gaps", |info| info["ports"][1]["gaps"].as_u64() > Some(0));
+        assert!(port["ports"][1]["gap_bytes"].as_u64() > Some(0), "gaps have a size: {port}");
+        sink.kill().unwrap();
+        sink.wait().unwrap();
         // Afterwards all is as before.
         let before = session.port(80)["requests"].as_u64();
         let report = place.paced("4", 1000.0, "1");
