@@ -16,6 +16,8 @@ pub(crate) const BLOCKING_THREADS: usize = 8;
 pub(crate) const OWN_LINGER: Duration = Duration::from_secs(2);
 /// Jobs waiting for the thread inside the target's network; each takes microseconds.
 pub(crate) const NETWORK_JOBS: usize = 64;
+/// TCP sockets of each family that lie ready in the target's network: as many as the layer has ready for the program.
+pub(crate) const STOCKED_SOCKETS: usize = 4;
 
 // ---- the listener and HTTP/2
 

@@ -4,7 +4,7 @@
 //! copying happens on the runtime.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io,
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     address,
-    limits::{NETWORK_JOBS, OWN_LINGER},
+    limits::{NETWORK_JOBS, OWN_LINGER, STOCKED_SOCKETS},
     target::{Target, same_file},
 };
 
@@ -116,7 +116,11 @@ pub(crate) struct TargetNetwork {
     hostname: Option<Vec<u8>>,
     own: OwnConnections,
     limits: Arc<NetworkLimits>,
+    stock: Stock,
 }
+
+/// TCP sockets that were made ahead: the way to the thread and back would be a good part of a connect.
+type Stock = Arc<Mutex<HashMap<AddressFamily, Vec<OwnedFd>>>>;
 
 /// What does not work in the target's network, each with one sentence why.
 #[derive(Clone, Debug, Default)]
@@ -181,7 +185,8 @@ impl TargetNetwork {
         let (hostname, limits) =
             joined_rx.recv().map_err(|_| NetworkError::Gone)?.map_err(NetworkError::Join)?;
         let may_mark = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN));
-        Ok(Self { jobs_tx, may_mark, hostname, own: OwnConnections::default(), limits: Arc::new(limits) })
+        let (own, limits) = (OwnConnections::default(), Arc::new(limits));
+        Ok(Self { jobs_tx, may_mark, hostname, own, limits, stock: Stock::default() })
     }
 
     /// The target's host name, when its UTS namespace may be joined.
@@ -215,20 +220,48 @@ impl TargetNetwork {
 
     /// A non-blocking socket of the target's network, marked so that it is never stolen.
     pub(crate) async fn socket(&self, family: AddressFamily, kind: SocketType) -> io::Result<OwnedFd> {
-        let may_mark = self.may_mark;
-        self.run(move || {
-            let socket = socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
-            if may_mark && family != AddressFamily::UNIX {
-                match socket2::SockRef::from(&socket).set_mark(AGENT_MARK) {
-                    // Capabilities, but not over this namespace: then nothing can be stolen here either.
-                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-                    result => result?,
-                }
+        let stocked = kind == SocketType::STREAM && family != AddressFamily::UNIX;
+        if stocked {
+            let ready = lock(&self.stock).get_mut(&family).and_then(Vec::pop);
+            self.restock(family);
+            if let Some(socket) = ready {
+                return Ok(socket);
             }
-            Ok(socket)
-        })
-        .await?
+        }
+        let may_mark = self.may_mark;
+        self.run(move || make(family, kind, may_mark)).await?
     }
+
+    /// Lets the thread fill up the stock; nobody waits for it.
+    fn restock(&self, family: AddressFamily) {
+        let (stock, may_mark) = (Arc::clone(&self.stock), self.may_mark);
+        let job = move || {
+            while lock(&stock).get(&family).map_or(0, Vec::len) < STOCKED_SOCKETS
+                && let Ok(socket) = make(family, SocketType::STREAM, may_mark)
+            {
+                lock(&stock).entry(family).or_default().push(socket);
+            }
+        };
+        // A busy thread has enough to do; the next socket asks again.
+        drop(self.jobs_tx.try_send(Box::new(job)));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a socket in the namespace of the calling thread.
+fn make(family: AddressFamily, kind: SocketType, may_mark: bool) -> io::Result<OwnedFd> {
+    let socket = socket_with(family, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+    if may_mark && family != AddressFamily::UNIX {
+        match socket2::SockRef::from(&socket).set_mark(AGENT_MARK) {
+            // Capabilities, but not over this namespace: then nothing can be stolen here either.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            result => result?,
+        }
+    }
+    Ok(socket)
 }
 
 /// A netlink socket of the current namespace.
