@@ -121,9 +121,12 @@ fn names_and_connections_of_the_command() {
                 && closed["connection"]["bytes_out"].as_u64() > Some(0)
         );
         assert_eq!(closed["decision"]["rule"], "default remote");
-        only(&events, "the request", |event| {
+        let request = only(&events, "the request", |event| {
             is(event, "request", &[("direction", "outgoing"), ("path", "/x/"), ("status", "200")])
         });
+        for event in [dns, &closed, &request] {
+            assert!(event["pid"].as_u64() > Some(0) && event["comm"] == "c-dynamic", "{event}");
+        }
 
         let events = place.events_of(&["connect", &place.catalog.ip, "9"]);
         let failed = only(&events, "the failure", |event| is(event, "connection", &[("stage", "failed")]));

@@ -60,8 +60,8 @@ impl Supervisor {
             self.conclude(waiter.id, Outcome::Errno(libc::EMFILE));
             return;
         }
+        self.report_socket(waiter.tid, &socket);
         if self.hand_out(waiter.id, &socket, waiter.close_on_exec) {
-            self.report_socket(waiter.tid, &socket);
             return;
         }
         if (!waiter.non_blocking || set_non_blocking(&socket, false).is_ok())
@@ -71,7 +71,8 @@ impl Supervisor {
         }
     }
 
-    /// Tells the host whose the socket is, so that events can name the process. The program does not wait for this.
+    /// Tells the host whose the socket is, so that events can name the process. Before it is handed out: the kernel lets the program run
+    /// at once, and its first packet would overtake the message. Whoever gets a socket that was given back is told as its owner again.
     fn report_socket(&mut self, tid: u32, socket: &OwnedFd) {
         let (Some(thread), Ok(cookie)) = (self.identify(tid), sockopt::socket_cookie(socket)) else { return };
         let caller = Caller { pid: thread.tgid, tid, comm: thread.comm };
