@@ -50,6 +50,32 @@ fn a_file_of_mirrord_works_and_what_has_no_effect_is_named() {
 }
 
 #[test]
+fn what_would_write_in_the_target_is_said_to_stay_here() {
+    for text in [
+        r#"{"feature": {"fs": "write"}}"#,
+        r#"{"feature": {"fs": {"mode": "write"}}}"#,
+        r#"{"feature": {"fs": {"read_write": "^/data"}}}"#,
+    ] {
+        let resolved = resolved(text).unwrap();
+        assert_eq!(resolved.config.files.mode, FileMode::Read, "{text}");
+        assert_eq!(resolved.warnings.len(), 1, "{:?}", resolved.warnings);
+        assert!(resolved.warnings[0].contains("feature.fs"), "{:?}", resolved.warnings);
+    }
+}
+
+#[test]
+fn the_host_name_is_the_targets_unless_said_otherwise() {
+    for (text, expected) in [
+        (r#"{}"#, true),
+        (r#"{"feature": {"hostname": true}}"#, true),
+        (r#"{"feature": {"hostname": false}}"#, false),
+    ] {
+        let resolved = resolved(text).unwrap();
+        assert_eq!((resolved.config.hostname, resolved.warnings.len()), (expected, 0), "{text}");
+    }
+}
+
+#[test]
 fn values_that_mean_nothing_name_their_key() {
     for (text, key) in [
         (r#"{"target": "shop"}"#, "target"),
