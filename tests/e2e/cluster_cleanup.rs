@@ -13,7 +13,7 @@ impl Stolen {
     fn new(test: &str) -> Option<Self> {
         let namespace = Cluster::get(test)?.namespace(test);
         let address = namespace.pod("app", "hello", &[]);
-        namespace.pod("customer", "busybox", &["busybox", "sleep", "3600"]);
+        namespace.customer();
         Some(Self { namespace, url: format!("http://{address}:8080/") })
     }
 
@@ -39,13 +39,13 @@ impl Stolen {
     }
 
     fn is_stolen(&self) -> bool {
-        self.namespace.ask("customer", &self.url).is_some_and(|answer| answer.starts_with("own "))
+        self.namespace.ask(&self.url).is_some_and(|answer| answer.starts_with("own "))
     }
 
     /// Waits until the pod answers for itself and nothing of the agent is left.
     fn is_over(&self, what: &str) {
         wait_until("the pod answers for itself", GONE, || {
-            self.namespace.ask("customer", &self.url).is_some_and(|answer| !answer.starts_with("own "))
+            self.namespace.ask(&self.url).is_some_and(|answer| !answer.starts_with("own "))
         });
         println!("{what}: gone after {:?}", self.namespace.no_agents());
     }

@@ -4,6 +4,9 @@ use std::net::TcpListener;
 
 use mirrord_tests::{Cluster, Finished, Namespace, User, World};
 
+/// Where the API server listens (`tests/cluster/README.md`).
+const SERVER: &str = "10.243.0.2:6443";
+
 /// `exec` against a pod; it must fail, with all of `wanted` in what it says.
 #[track_caller]
 fn refused(world: &World, options: &[&str], wanted: &[&str]) -> Finished {
@@ -39,10 +42,7 @@ fn a_cluster_that_is_not_there_is_named() {
     let Some((_hello, world, kubeconfig)) = hello("away") else { return };
     // A port that was free a moment ago: nobody listens.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let away = changed(&world, &kubeconfig, "away", |line| match line.split_once("server:") {
-        Some((before, _)) => format!("{before}server: https://{free}"),
-        None => line.to_owned(),
-    });
+    let away = changed(&world, &kubeconfig, "away", |line| line.replace(SERVER, &free.to_string()));
     refused(&world, &["--kubeconfig", &away, "-t", "pod/hello"], &["cannot be reached", &free.to_string()]);
     refused(
         &world,
@@ -77,7 +77,7 @@ fn an_agent_that_may_not_run_is_explained() {
         world.file("config.json", &format!(r#"{{"agent": {{"namespace": "{}"}}}}"#, restricted.name));
     let config = config.to_string_lossy();
     let options = ["--kubeconfig", &kubeconfig, "-n", &namespace.name, "-t", "pod/hello", "-f", &config];
-    let done = refused(&world, &options, &["PodSecurity", "agent.namespace"]);
+    let done = refused(&world, &options, &["restricted", "agent.namespace"]);
     println!("pod security: {:?}", done.took);
     restricted.no_agents();
 
@@ -101,30 +101,24 @@ fn a_right_that_is_missing_is_named() {
     let Some((namespace, world, kubeconfig)) = hello("rights") else { return };
     namespace.kubectl(&["create", "serviceaccount", "dev"]);
     let token = namespace.kubectl(&["create", "token", "dev"]);
-    let content = std::fs::read_to_string(&kubeconfig).unwrap();
-    let server = content.lines().find_map(|line| line.split_once("server:")).unwrap().1.trim();
     let own = format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: dev\nclusters: [{{name: c, cluster: {{server: '{server}', insecure-skip-tls-verify: true}}}}]\n\
-         users: [{{name: dev, user: {{token: '{}'}}}}]\ncontexts: [{{name: dev, context: {{cluster: c, user: dev, namespace: {}}}}}]\n",
+        "apiVersion: v1\nkind: Config\ncurrent-context: dev\n\
+         clusters: [{{name: c, cluster: {{server: 'https://{SERVER}', insecure-skip-tls-verify: true}}}}]\n\
+         users: [{{name: dev, user: {{token: '{}'}}}}]\n\
+         contexts: [{{name: dev, context: {{cluster: c, user: dev, namespace: {}}}}}]\n",
         token.trim(),
         namespace.name
     );
     let own = world.file("dev", &own).to_string_lossy().into_owned();
     let options = ["--kubeconfig", &own, "-t", "pod/hello"];
-    let grant = |name: &str, verbs: &str, resource: &str| {
-        namespace.kubectl(&["create", "role", name, "--verb", verbs, "--resource", resource]);
-        let account = format!("--serviceaccount={}:dev", namespace.name);
-        namespace.kubectl(&["create", "rolebinding", name, "--role", name, &account]);
-    };
     refused(&world, &options, &["may not", "pod"]);
-    grant("pods", "get,list,watch", "pods");
-    refused(&world, &options, &["may not", "jobs"]);
-    grant("jobs", "get,list,create,delete", "jobs.batch");
-    refused(&world, &options, &["may not", "configmaps"]);
-    grant("maps", "create", "configmaps");
-    refused(&world, &options, &["may not", "portforward"]);
+    namespace.kubectl(&["create", "role", "pods", "--verb=get,list,watch", "--resource=pods"]);
+    let account = format!("--serviceaccount={}:dev", namespace.name);
+    namespace.kubectl(&["create", "rolebinding", "pods", "--role=pods", &account]);
+    refused(&world, &options, &["jobs", "configmaps", "pods/portforward"]);
     namespace.no_agents();
-    grant("forward", "get,create", "pods/portforward");
+    namespace.create(include_str!("../../assets/rbac/role.yaml"));
+    namespace.kubectl(&["create", "rolebinding", "all", "--role=mirrord-tui", &account]);
     let (done, _) = world.exec_to_end(&options, &["true"]);
     assert!(done.status.success(), "these rights suffice: {}", done.err());
     let expired = changed(&world, &own, "expired", |line| line.replace("token: '", "token: 'x"));
