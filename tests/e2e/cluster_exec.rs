@@ -17,7 +17,7 @@ stringData: {API_KEY: s3cret, key.pem: "a private key\n"}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: shop}
+metadata: {name: store}
 spec: {selector: {app: shop}, ports: [{port: 80, targetPort: 8080}]}
 ---
 apiVersion: v1
@@ -62,8 +62,8 @@ fn a_command_has_what_the_pod_has() {
         let script = "echo color=$COLOR key=$API_KEY
             cat /config/shop/settings.toml /config/keys/key.pem
             cat /var/run/secrets/kubernetes.io/serviceaccount/namespace; echo
-            until exec 3<>/dev/tcp/shop/80; do sleep 0.1; done
-            printf 'GET / HTTP/1.1\\r\\nHost: shop\\r\\nConnection: close\\r\\n\\r\\n' >&3
+            until exec 3<>/dev/tcp/store/80; do sleep 0.1; done
+            printf 'GET / HTTP/1.1\\r\\nHost: store\\r\\nConnection: close\\r\\n\\r\\n' >&3
             head -n 1 <&3
             exit 7";
         let (done, events) = world.exec_to_end(&options, &["bash", "-c", script]);
@@ -72,7 +72,7 @@ fn a_command_has_what_the_pod_has() {
         for wanted in ["color=blue key=s3cret", "depth = 3", "a private key", &shop.name, "HTTP/1.1 200"] {
             assert!(out.contains(wanted), "{wanted} is missing in {out}; {}", done.err());
         }
-        let name = format!("shop.{}.svc.cluster.local", shop.name);
+        let name = format!("store.{}.svc.cluster.local", shop.name);
         let asked = |event: &Value| event["kind"] == "dns" && event.to_string().contains(&name);
         assert!(events.iter().any(asked), "nobody has asked for {name}");
         println!("cold start to the end of the command: {:?}", done.took);

@@ -92,13 +92,13 @@ fn an_agent_that_may_not_run_is_explained() {
         r#"{"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "few"}, "spec": {"hard": {"configmaps": "2"}}}"#,
     );
     let options = ["--kubeconfig", &kubeconfig, "-n", &namespace.name, "-t", "pod/hello"];
-    refused(&world, &options, &["exceeded quota", "configmaps"]);
+    refused(&world, &options, &["quota `few`", "configmaps"]);
     namespace.no_agents();
 }
 
 #[test]
 fn a_right_that_is_missing_is_named() {
-    let Some((namespace, world, kubeconfig)) = hello("rights") else { return };
+    let Some((namespace, world, _)) = hello("rights") else { return };
     namespace.kubectl(&["create", "serviceaccount", "dev"]);
     let token = namespace.kubectl(&["create", "token", "dev"]);
     let own = format!(

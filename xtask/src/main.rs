@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cluster;
 mod layering;
 mod proto;
 mod run;
@@ -24,6 +25,12 @@ enum Task {
         /// Groups to measure (mirror, steal, start, outgoing, dns, files, syscall, ui); all when none is named.
         groups: Vec<String>,
     },
+    /// The Kubernetes of the end-to-end tests.
+    Cluster {
+        /// What to do with it.
+        #[arg(value_enum)]
+        order: cluster::Order,
+    },
     /// Run all checks and tests, or only some parts of them.
     Test {
         /// Parts to run; all when none is named.
@@ -36,6 +43,7 @@ fn main() -> Result<()> {
     match Task::parse() {
         Task::Proto { check } => proto::run(check),
         Task::Bench { groups } => bench::run(&groups),
+        Task::Cluster { order } => cluster::run(order),
         Task::Test { parts } => test::run(&parts),
     }
 }

@@ -6,12 +6,12 @@ use anyhow::Result;
 use clap::Args;
 use mirrord_session::{
     cluster::{
-        Which,
+        Which, agent_job,
         preflight::{self, Steals, Verdict, Wants},
         resolve,
     },
     config::{Flags, Mode, Resolved},
-    doctor,
+    doctor, registry,
     target::Target,
 };
 
@@ -42,6 +42,9 @@ pub(crate) struct DoctorArgs {
     /// Configuration file, as `exec` would be given it.
     #[arg(short = 'f', long, env = "MIRRORD_TUI_CONFIG")]
     config_file: Option<PathBuf>,
+    /// Remove what agents have left in the cluster: jobs of sessions of yours that do not live any more, and finished ones of anybody.
+    #[arg(long, conflicts_with = "target")]
+    clean: bool,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t = Form::Table)]
     output: Form,
@@ -49,6 +52,9 @@ pub(crate) struct DoctorArgs {
 
 /// Probes this machine and looks at the target; the exit code is 1 when no session could run.
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
+    if args.clean {
+        return clean(args);
+    }
     let report = doctor::examine();
     let target = target_report(args)?;
     match args.output {
@@ -78,6 +84,31 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
 }
 
 /// What there is to say about a target; for one on this machine, whether it is there.
+/// Removes agents whose session is gone.
+fn clean(args: &DoctorArgs) -> Result<ExitCode> {
+    let resolved = resolve_config(
+        &Flags { cluster: args.cluster.config(), ..Flags::default() },
+        args.config_file.as_deref(),
+    )?;
+    let alive = registry::list()?;
+    let removed = ask("remove what agents have left", &resolved.cluster, CLUSTER_LIMIT, async |cluster| {
+        let owner = agent_job::owner_of_this_process();
+        let lives = |session: &str| alive.iter().any(|alive| alive == session);
+        let left = agent_job::left_behind(cluster, &owner, lives).await?;
+        for job in &left {
+            agent_job::remove(cluster, &job.namespace, &job.name).await?;
+        }
+        Ok(left)
+    })??;
+    for job in &removed {
+        print(&format!("removed {}/{}, of {} since {}\n", job.namespace, job.name, job.owner, job.since))?;
+    }
+    if removed.is_empty() {
+        print("nothing is left of any agent\n")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn target_report(args: &DoctorArgs) -> Result<Option<preflight::Report>> {
     let flags = Flags {
         target: args.target.clone(),
