@@ -5,12 +5,16 @@
 pub mod agent_job;
 pub mod client;
 pub mod error;
+#[cfg(test)]
+mod fake;
 mod mesh;
 pub mod pod;
 pub(crate) mod port_forward;
 pub mod preflight;
 pub mod resolve;
 pub mod targets;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 mod workload;
 

@@ -86,7 +86,7 @@ impl fmt::Debug for Cluster {
 /// # Errors
 /// When there are no usable settings, or no credentials within [`CLUSTER_CREDENTIALS`].
 pub async fn connect(wanted: &ClusterConfig) -> Result<Cluster, ClusterError> {
-    connect_as(wanted, std::io::stdin().is_terminal()).await
+    connect_as(wanted, may_ask()).await
 }
 
 /// As [`connect`], but programs that give credentials can ask nothing: the terminal belongs to somebody else.
@@ -95,6 +95,14 @@ pub async fn connect(wanted: &ClusterConfig) -> Result<Cluster, ClusterError> {
 /// When there are no usable settings, or no credentials within [`CLUSTER_CREDENTIALS`].
 pub async fn connect_quietly(wanted: &ClusterConfig) -> Result<Cluster, ClusterError> {
     connect_as(wanted, false).await
+}
+
+/// Whether a program may ask the user something: on a terminal that belongs to this process group. Another group that reads from it is
+/// stopped by the kernel (SIGTTIN), and would be waited for in vain.
+fn may_ask() -> bool {
+    let terminal = std::io::stdin();
+    terminal.is_terminal()
+        && rustix::termios::tcgetpgrp(&terminal).is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
 async fn connect_as(wanted: &ClusterConfig, interactive: bool) -> Result<Cluster, ClusterError> {
