@@ -4,6 +4,7 @@
 //! a build needs neither protoc nor a generator; a test regenerates them and compares.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod sockets;
 
 /// Version of the agent wire. Both ends speak the lower of the two and refuse below [`AGENT_PROTOCOL_OLDEST`].
