@@ -195,11 +195,10 @@ impl Namespace {
     /// The agent's pod, once it runs.
     #[track_caller]
     pub fn agent_pod(&self) -> String {
-        let pod = wait_for("the agent's pod", READY, || {
+        wait_for("the agent's pod", READY, || {
             let agents = self.agents();
             agents.iter().find_map(|agent| agent.strip_prefix("Pod ").map(str::to_owned))
-        });
-        pod
+        })
     }
 
     /// Waits until nothing of any agent is left; how long it took.
