@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{error::PodRefused, mesh::Mesh};
+use super::{agent_job::MANAGED_BY, error::PodRefused, mesh::Mesh};
 
 /// One container of one running pod: what an agent needs to know about its target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,11 +76,6 @@ pub struct PortProbe {
     /// `GET /path`, `tcp` or `grpc`.
     pub how: String,
 }
-
-/// Label on everything that a session creates, with [`MANAGER`] as its value.
-pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// Value of [`MANAGED_BY`].
-pub const MANAGER: &str = "mirrord-tui";
 
 /// Why a pod cannot be a target now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,8 +189,8 @@ pub(crate) fn created_ms(pod: &Pod) -> i64 {
 
 /// Whether the pod is an agent of a session, of whomever.
 pub(crate) fn is_agent(pod: &Pod) -> bool {
-    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY));
-    label.is_some_and(|value| value == MANAGER)
+    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY.0));
+    label.is_some_and(|value| value == MANAGED_BY.1)
 }
 
 fn pod_container(container: &Container, ready: bool) -> PodContainer {

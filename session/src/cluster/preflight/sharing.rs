@@ -5,19 +5,11 @@ use kube::{Api, api::ListParams};
 
 use super::{Finding, Steals, Verdict};
 use crate::cluster::{
+    agent_job::{MANAGED_BY, OWNER, SINCE, STEAL_PORTS, TARGET_LABEL},
     client::Cluster,
     error::ClusterError,
-    pod::{MANAGED_BY, MANAGER, TargetPod},
+    pod::TargetPod,
 };
-
-/// Label of an agent: uid of the pod beside which it runs.
-const TARGET_UID: &str = "mirrord-tui/target-uid";
-/// Annotation of an agent: who started it, user@host.
-const OWNER: &str = "mirrord-tui/owner";
-/// Annotation of an agent: since when it is there.
-const SINCE: &str = "mirrord-tui/since";
-/// Annotation of an agent: ports that it steals, with commas; `*`: those that the command listens on.
-const STEAL_PORTS: &str = "mirrord-tui/steal-ports";
 
 /// An agent of another session on the same pod.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,7 +47,8 @@ pub(super) async fn other_sessions(
     steals: &Steals,
 ) -> Result<Finding, ClusterError> {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), agent_namespace);
-    let agents = ListParams::default().labels(&format!("{MANAGED_BY}={MANAGER},{TARGET_UID}={}", target.uid));
+    let agents = ListParams::default()
+        .labels(&format!("{}={},{TARGET_LABEL}={}", MANAGED_BY.0, MANAGED_BY.1, target.uid));
     let action = format!("list pods in namespace `{agent_namespace}`");
     let answer = cluster.call(action, pods.list(&agents)).await;
     Finding::asked(NAME, answer, |agents| {
