@@ -1,5 +1,6 @@
 //! Builds the agent as a static executable and lays it into OUT_DIR, where `agent_process.rs` embeds it; and, for the cluster, packs
-//! it and builds the first stage that unpacks it there, which `cluster/agent_job/program.rs` embeds.
+//! it and builds the first stage that unpacks it there, which `cluster/agent_job/program.rs` embeds. Builds the layer's library, which
+//! `library.rs` embeds.
 //!
 //! `MIRRORD_AGENT_BIN` names an executable to embed instead of building one; `MIRRORD_AGENT_TARGET_DIR` moves the nested build's
 //! folder, which several checkouts may share. A debug build embeds an agent of profile `agent-dev`, which builds in a fraction of
@@ -15,8 +16,10 @@ use std::{
 use lzma_rust2::{LzmaOptions, LzmaWriter};
 use sha2::{Digest, Sha256};
 
-/// Relative to this crate: what the agent and its first stage are made of.
-const SOURCES: [&str; 11] = [
+/// Relative to this crate: what the agent, its first stage and the library are made of.
+const SOURCES: [&str; 13] = [
+    "../layer/preload/src",
+    "../layer/preload/Cargo.toml",
     "../agent/src",
     "../agent/Cargo.toml",
     "../agent/stage/src",
@@ -58,6 +61,8 @@ fn main() -> Result<(), String> {
     let agent = fs::read(&built).map_err(|error| format!("read {}: {error}", built.display()))?;
     let stage = build_stage(&out)?;
     let stage = fs::read(&stage).map_err(|error| format!("read {}: {error}", stage.display()))?;
+    let library = build_library(&out)?;
+    let library = fs::read(&library).map_err(|error| format!("read {}: {error}", library.display()))?;
     let hash = format!("{:x}", Sha256::digest(&agent));
     let packed = pack(&agent).map_err(|error| format!("pack the agent: {error}"))?;
     for (name, content) in [
@@ -65,6 +70,7 @@ fn main() -> Result<(), String> {
         ("mirrord-agent.lzma", &*packed),
         ("mirrord-agent.sha256", hash.as_bytes()),
         ("mirrord-agent-stage", &*stage),
+        ("libmirrord_layer.so", &*library),
     ] {
         write(&out.join(name), content)?;
     }
@@ -109,10 +115,26 @@ fn build_stage(out: &Path) -> Result<PathBuf, String> {
     Ok(target_dir.join(target).join("release/mirrord-agent-stage"))
 }
 
-/// Runs a cargo of its own: the agent needs other flags, another profile, and no wrapper of the outer build.
+/// A cargo of its own: the agent needs other flags, another profile, and no wrapper of the outer build.
 fn build(out: &Path) -> Result<PathBuf, String> {
-    let target = variable("TARGET")?;
     let profile = if variable("PROFILE")? == "release" { "agent" } else { "agent-dev" };
+    let arguments = ["build", "--package", "mirrord-agent", "--profile", profile];
+    // With --target given they hold for the agent only and not for build scripts and macros, which cannot be static.
+    let folder = nested(out, &arguments, "-Ctarget-feature=+crt-static")?;
+    Ok(folder.join(profile).join("mirrord-agent"))
+}
+
+/// The library, which is a normal crate for everybody else, becomes a shared object here. It is small: always the same profile.
+fn build_library(out: &Path) -> Result<PathBuf, String> {
+    let package = ["rustc", "--package", "mirrord-preload", "--profile", "preload"];
+    let kind = ["--features", "standalone", "--crate-type", "cdylib"];
+    let folder = nested(out, &[package.as_slice(), &kind].concat(), "")?;
+    Ok(folder.join("preload/libmirrord_preload.so"))
+}
+
+/// Runs cargo on this workspace with a target folder of its own; the part of it that belongs to the target.
+fn nested(out: &Path, arguments: &[&str], flags: &str) -> Result<PathBuf, String> {
+    let target = variable("TARGET")?;
     let target_dir = match env::var_os("MIRRORD_AGENT_TARGET_DIR") {
         Some(given) => PathBuf::from(given),
         // OUT_DIR is TARGET_DIR/PROFILE/build/PACKAGE/out. A folder of its own: the outer cargo holds the lock of TARGET_DIR.
@@ -120,14 +142,13 @@ fn build(out: &Path) -> Result<PathBuf, String> {
     };
     let mut cargo = Command::new(variable("CARGO")?);
     cargo
-        .args(["build", "--locked", "--package", "mirrord-agent", "--profile", profile, "--target", &target])
-        .arg("--target-dir")
+        .args(arguments)
+        .args(["--locked", "--target", &target, "--target-dir"])
         .arg(&target_dir)
         .current_dir(Path::new(&variable("CARGO_MANIFEST_DIR")?).join(".."))
-        // With --target given they hold for the agent only and not for build scripts and macros, which cannot be static.
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static");
-    run(cargo, "agent")?;
-    Ok(target_dir.join(target).join(profile).join("mirrord-agent"))
+        .env("CARGO_ENCODED_RUSTFLAGS", flags);
+    run(cargo, arguments.get(2).copied().unwrap_or_default())?;
+    Ok(target_dir.join(target))
 }
 
 /// Runs a nested cargo without what the outer one was told.

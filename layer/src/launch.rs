@@ -82,14 +82,14 @@ impl LaunchError {
     }
 }
 
-/// Starts a child for the command. `filter` is the BPF program to run under.
+/// Starts a child for the command. `filter` is the BPF program to run under, if any.
 ///
 /// # Errors
 /// When the command line cannot be passed on or no process can be made. What fails later comes as a [`Report`].
 pub(crate) fn start(
     launch: &Launch,
     standard: &[OwnedFd; 3],
-    filter: &[libc::sock_filter],
+    filter: Option<&[libc::sock_filter]>,
 ) -> Result<Starting, LaunchError> {
     let command = Command::new(launch)?;
     let (ours, theirs) =
@@ -148,6 +148,22 @@ impl AsFd for Starting {
     }
 }
 
+/// The file that the command will most likely be: the first candidate that may be executed.
+pub(crate) fn executable(launch: &Launch) -> Vec<u8> {
+    let program = launch.arguments.first().map(AsRef::as_ref).unwrap_or_default();
+    let absolute = |candidate: Vec<u8>| match candidate.first() {
+        Some(b'/') => candidate,
+        _ => [&launch.cwd, &b"/"[..], &candidate].concat(),
+    };
+    let mut all = candidates(program, path_of(launch)).into_iter().map(absolute);
+    all.find(|candidate| access(candidate.as_slice(), Access::EXEC_OK).is_ok()).unwrap_or_default()
+}
+
+fn path_of(launch: &Launch) -> &[u8] {
+    let path = launch.environment.iter().find(|entry| entry.name.as_ref() == b"PATH");
+    path.map_or(DEFAULT_PATH, |entry| entry.value.as_ref())
+}
+
 /// Everything the child needs, made before the fork.
 struct Command {
     candidates: Vec<CString>,
@@ -165,17 +181,12 @@ impl Command {
         let invalid = || LaunchError::new("command line", io::Error::from_raw_os_error(libc::EINVAL));
         let string = |bytes: &[u8]| CString::new(bytes).map_err(|_| invalid());
         let program = launch.arguments.first().filter(|program| !program.is_empty()).ok_or_else(invalid)?;
-        let path = launch
-            .environment
-            .iter()
-            .find(|entry| entry.name.as_ref() == b"PATH")
-            .map(|entry| entry.value.as_ref());
         // A variable that holds a NUL cannot be passed on; it is left out rather than the command refused.
         let environment = launch.environment.iter().filter_map(|entry| {
             CString::new([entry.name.as_ref(), b"=", entry.value.as_ref()].concat()).ok()
         });
         Ok(Self {
-            candidates: candidates(program, path.unwrap_or(DEFAULT_PATH))
+            candidates: candidates(program, path_of(launch))
                 .iter()
                 .map(|candidate| string(candidate))
                 .collect::<Result<_, _>>()?,
@@ -193,7 +204,7 @@ impl Command {
     fn become_it(
         &self,
         standard: &[OwnedFd; 3],
-        filter: &[libc::sock_filter],
+        filter: Option<&[libc::sock_filter]>,
         reports: BorrowedFd<'_>,
     ) -> LaunchError {
         match self.prepare(standard, filter, reports) {
@@ -205,7 +216,7 @@ impl Command {
     fn prepare(
         &self,
         standard: &[OwnedFd; 3],
-        filter: &[libc::sock_filter],
+        filter: Option<&[libc::sock_filter]>,
         reports: BorrowedFd<'_>,
     ) -> Result<(), LaunchError> {
         let [stdin, stdout, stderr] = standard;
@@ -220,9 +231,11 @@ impl Command {
         rustix::process::chdir(self.cwd.as_c_str()).map_err(|error| LaunchError::new("chdir", error))?;
         process::set_dispositions(self.ignored_signals);
         process::close_on_exec_all().map_err(|error| LaunchError::new("close_range", error))?;
-        let listener = install(filter).map_err(|error| LaunchError::new("seccomp", error))?;
-        send(reports, &[LISTENER], Some(listener.as_fd()))
-            .map_err(|error| LaunchError::new("sendmsg", error))?;
+        if let Some(filter) = filter {
+            let listener = install(filter).map_err(|error| LaunchError::new("seccomp", error))?;
+            send(reports, &[LISTENER], Some(listener.as_fd()))
+                .map_err(|error| LaunchError::new("sendmsg", error))?;
+        }
         process::set_mask(self.blocked_signals).map_err(|error| LaunchError::new("sigprocmask", error))
     }
 
@@ -258,7 +271,7 @@ impl Command {
 
 /// A process with CAP_SYS_ADMIN may install a filter as it is, so setuid programs keep working below it; all others must give up
 /// gaining privileges first.
-fn install(filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+pub(crate) fn install(filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     match seccomp::install(filter) {
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
             rustix::thread::set_no_new_privs(true)?;

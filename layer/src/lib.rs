@@ -20,6 +20,7 @@ mod guardian;
 mod launch;
 pub mod limits;
 pub mod link;
+mod loadable;
 pub mod mounts;
 mod paths;
 mod processes;
@@ -27,5 +28,7 @@ mod request;
 mod sockets;
 pub mod supervisor;
 mod sys;
+pub mod trap;
+mod trapped;
 
 pub use crate::sys::process::inherited;

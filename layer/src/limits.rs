@@ -36,6 +36,18 @@ pub const WATCHED_PROCESSES: usize = 8_192;
 pub const KNOWN_DIRECTORIES: usize = 16_384;
 /// Paths written locally in this session, which are read locally from then on.
 pub const WRITTEN_PATHS: usize = 16_384;
+/// Questions of the library that wait at one time: one per thread of the command. Beyond it calls go their usual way.
+pub const QUESTIONS: usize = 8_192;
+/// Addresses of one name that a program gets.
+pub const ADDRESSES: usize = 32;
+/// Programs outside the session that the user is told about by name.
+pub const NAMED_PROGRAMS: usize = 256;
+/// Interpreters of interpreters that are followed, as in the kernel (fs/exec.c).
+pub const INTERPRETERS: usize = 5;
+/// Program headers that are read; compilers make about a dozen.
+pub const PROGRAM_HEADERS: usize = 64;
+/// Bytes of a note segment that are read; the notes of interest are the first ones.
+pub const PROGRAM_NOTE: usize = 4096;
 /// Pause between two rounds of killing a process tree; a round ends earlier when a process ends.
 pub const KILL_ROUND: Duration = Duration::from_millis(5);
 /// A process that is still there so long after SIGKILL hangs in the kernel; we end without it.

@@ -2,11 +2,7 @@
 
 use std::io;
 
-use crate::{
-    filter::PathCall,
-    limits::PATH_BYTES,
-    sys::{memory, seccomp::Notification},
-};
+use crate::{filter::PathCall, limits::PATH_BYTES, sys::memory, trapped::Trapped};
 
 /// What a path call asks for, with the addresses where the answer belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,9 +79,12 @@ const RESOLVE_IN_ROOT: u64 = 0x10;
 ///
 /// # Errors
 /// As [`memory::read_string`].
-pub(crate) fn read(call: PathCall, notification: &Notification) -> io::Result<Request> {
-    let [a0, a1, a2, a3, a4, _] = notification.arguments;
-    let string = |address| memory::read_string(notification.tid, address, PATH_BYTES);
+pub(crate) fn read(call: PathCall, trapped: &Trapped) -> io::Result<Request> {
+    let [a0, a1, a2, a3, a4, _] = trapped.arguments;
+    let string = |address| match &trapped.sent {
+        Some(sent) => Ok(sent.path.clone()),
+        None => memory::read_string(trapped.tid, address, PATH_BYTES),
+    };
     let at = |operation, address, follow, want| {
         string(address).map(|path| Request { operation, directory: libc::AT_FDCWD, path, follow, want })
     };
@@ -108,8 +107,8 @@ pub(crate) fn read(call: PathCall, notification: &Notification) -> io::Result<Re
             below("openat", follow, want)
         }
         PathCall::OpenAt2 => {
-            let (follow, want) = open(uint(memory::read_word(notification.tid, a2)?));
-            let resolve = memory::read_word(notification.tid, a2.wrapping_add(OPEN_HOW_RESOLVE))?;
+            let (follow, want) = open(uint(memory::read_word(trapped.tid, a2)?));
+            let resolve = memory::read_word(trapped.tid, a2.wrapping_add(OPEN_HOW_RESOLVE))?;
             let mut request = below("openat2", follow, want)?;
             if resolve & RESOLVE_IN_ROOT != 0 {
                 // The directory is the root: an absolute path starts there as well.

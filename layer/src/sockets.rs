@@ -15,7 +15,10 @@ use rustix::net::{
     self, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendFlags,
 };
 
-use crate::limits::{HOLDER_ANSWER, POOLED_SOCKETS};
+use crate::{
+    limits::{HOLDER_ANSWER, POOLED_SOCKETS},
+    trapped::Ticket,
+};
 
 /// Kind of a socket: the arguments of socket(2) without the flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,10 +31,12 @@ pub(crate) struct Kind {
 /// A call that waits for a socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Waiter {
-    /// Notification to answer.
-    pub(crate) id: u64,
-    /// Thread that waits.
+    /// The call to answer.
+    pub(crate) ticket: Ticket,
+    /// Thread that waits and may ask again, 0: it will not.
     pub(crate) tid: u32,
+    /// Thread whose socket it will be.
+    pub(crate) caller: u32,
     /// SOCK_NONBLOCK was asked for.
     pub(crate) non_blocking: bool,
     /// SOCK_CLOEXEC was asked for.
@@ -99,7 +104,9 @@ impl Sockets {
     /// that it had.
     pub(crate) fn wait_for(&mut self, kind: Kind, waiter: Waiter) -> bool {
         let mut all = self.asked.iter_mut().chain(&mut self.unsent).filter(|asked| asked.kind == kind);
-        let own = |asked: &&mut Asked| asked.waiter.is_some_and(|waiting| waiting.tid == waiter.tid);
+        let own = |asked: &&mut Asked| {
+            asked.waiter.is_some_and(|waiting| waiting.tid == waiter.tid && waiter.tid != 0)
+        };
         if let Some(asked) = all.find(own) {
             asked.waiter = Some(waiter);
             return !self.broken;
@@ -272,14 +279,20 @@ mod tests {
         let (ours, theirs) =
             net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
         let mut sockets = Sockets::new(ours);
-        let waiter = Waiter { id: 7, tid: 1, non_blocking: false, close_on_exec: false };
+        let waiter = Waiter {
+            ticket: Ticket::Question(7),
+            tid: 1,
+            caller: 1,
+            non_blocking: false,
+            close_on_exec: false,
+        };
         let [first, ..] = common_kinds();
         assert!(sockets.take(first).is_none());
         assert!(sockets.wait_for(first, waiter));
         assert!(sockets.read_replies().unwrap().is_empty());
         drop(theirs);
         let lost = sockets.read_replies().unwrap_err();
-        assert_eq!(lost.iter().map(|waiter| waiter.id).collect::<Vec<_>>(), [7]);
+        assert_eq!(lost.iter().map(|waiter| waiter.ticket).collect::<Vec<_>>(), [Ticket::Question(7)]);
         assert!(!sockets.wait_for(first, waiter));
     }
 }

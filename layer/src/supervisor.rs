@@ -11,10 +11,12 @@
 //! Signals may interrupt a trapped call at any time; the kernel then throws our answer away and the program makes the call again.
 //! Every handler can therefore be repeated: see [`calls`].
 
+mod answers;
 mod calls;
 mod events;
 mod files;
 mod hostname;
+mod library;
 mod network;
 mod outbox;
 mod start;
@@ -33,7 +35,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-use self::{calls::Calls, files::Written, network::Relayed, outbox::Outbox, start::Policy};
+use self::{calls::Calls, files::Written, library::Library, network::Relayed, outbox::Outbox, start::Policy};
 use crate::{
     filter::{Architecture, Call},
     guardian,
@@ -45,8 +47,9 @@ use crate::{
     sockets::Sockets,
     sys::{
         process::{self, Side},
-        seccomp::{self, Notification},
+        seccomp,
     },
+    trapped::Trapped,
 };
 
 /// Why the supervisor has ended.
@@ -86,6 +89,8 @@ impl ExitReason {
         }
     }
 }
+
+pub(crate) use self::library::{ask as ask_as_the_library, exchange, wanted};
 
 /// What the supervisor cannot go on without.
 #[derive(Debug, Error)]
@@ -153,12 +158,16 @@ fn supervise(host: OwnedFd, sockets: Option<OwnedFd>) -> ! {
     std::process::exit(reason.unwrap_or(ExitReason::Failed).code().into())
 }
 
-/// Tokens of the epoll instance; a process is `PROCESS + pid`.
+/// Tokens of the epoll instance; a process is `PROCESS + pid`, the listener of a filter within the libc attachment `TRAPPED +
+/// number`, a question that is not there yet `QUESTION + number`.
 const HOST: u64 = 0;
 const HOLDER: u64 = 1;
 const SIGNALS: u64 = 2;
 const START: u64 = 3;
+const DOOR: u64 = 4;
 const PROCESS: u64 = 1 << 32;
+const TRAPPED: u64 = 1 << 33;
+const QUESTION: u64 = 1 << 48;
 
 /// Events taken per round; what does not fit is still there in the next.
 const EVENTS: usize = 32;
@@ -179,6 +188,7 @@ struct Supervisor {
     written: Written,
     calls: Calls,
     relayed: Arc<Mutex<Relayed>>,
+    library: Library,
     noticed_unreadable: bool,
     next_deadlines: Instant,
 }
@@ -193,6 +203,18 @@ enum Outcome {
         descriptor: OwnedFd,
         close_on_exec: bool,
     },
+    /// A result of which bytes are a part; only for questions, the memory of others has been written to.
+    Bytes {
+        value: i64,
+        bytes: Vec<u8>,
+    },
+    /// Addresses of a name, or an error of getaddrinfo(3).
+    Addresses {
+        error: i32,
+        bytes: Vec<u8>,
+    },
+    /// The program shall execute this helper in place of what it wanted to.
+    Helper(Vec<u8>),
     /// Somebody answers later.
     Later,
 }
@@ -236,6 +258,7 @@ impl Supervisor {
             written: Written::default(),
             calls: Calls::default(),
             relayed: Arc::default(),
+            library: Library::default(),
             noticed_unreadable: false,
             next_deadlines: Instant::now(),
         })
@@ -298,65 +321,40 @@ impl Supervisor {
     }
 
     fn is_waiting(&self) -> bool {
-        !self.calls.is_empty() || self.sockets.as_ref().is_some_and(Sockets::has_waiters)
+        !self.calls.is_empty()
+            || self.library.resolves()
+            || self.sockets.as_ref().is_some_and(Sockets::has_waiters)
     }
 
     fn handle_notification(&mut self) {
         let Some(listener) = self.listener.clone() else { return };
         // An error means that the caller was killed or interrupted before we came to it.
-        let Ok(notification) = seccomp::receive(listener.as_fd()) else { return };
-        let outcome = self.decide(&notification);
-        // A caller that no longer waits makes the call again if it is still there.
-        let _ = self.conclude(notification.id, outcome);
+        self.serve_notification(0, &listener);
     }
 
-    fn decide(&mut self, notification: &Notification) -> Outcome {
-        let Some(call) = Architecture::NATIVE.call(notification.number) else { return Outcome::GoOn };
-        let Some(thread) = self.identify(notification.tid) else { return Outcome::GoOn };
+    /// Takes one notification of a listener and answers it.
+    fn serve_notification(&mut self, number: usize, listener: &OwnedFd) {
+        let Ok(notification) = seccomp::receive(listener.as_fd()) else { return };
+        let trapped = Trapped::notified(number, &notification);
+        let outcome = self.decide(&trapped);
+        // A caller that no longer waits makes the call again if it is still there.
+        let _ = self.conclude(trapped.ticket, outcome);
+    }
+
+    fn decide(&mut self, trapped: &Trapped) -> Outcome {
+        let Some(call) = Architecture::NATIVE.call(trapped.number) else { return Outcome::GoOn };
+        let Some(thread) = self.identify(trapped.tid) else { return Outcome::GoOn };
         if thread.outside {
             return Outcome::GoOn;
         }
         match call {
-            Call::Path(call) => self.path_call(call, notification, &thread),
-            Call::Socket => self.socket_call(notification),
-            Call::Listen => self.listen_call(notification, &thread),
-            Call::Connect => self.connect_call(notification, &thread),
-            Call::Execute => self.execute_call(notification, &thread),
-            Call::Uname => self.uname_call(notification),
+            Call::Path(call) => self.path_call(call, trapped, &thread),
+            Call::Socket => self.socket_call(trapped),
+            Call::Listen => self.listen_call(trapped, &thread),
+            Call::Connect => self.connect_call(trapped, &thread),
+            Call::Execute => self.execute_call(trapped, &thread),
+            Call::Uname => self.uname_call(trapped),
         }
-    }
-
-    /// Answers a call. False: the caller no longer waits, whatever was to be handed out has not been.
-    fn conclude(&self, id: u64, outcome: Outcome) -> bool {
-        let Some(listener) = &self.listener else { return false };
-        let listener = listener.as_fd();
-        let result = match outcome {
-            Outcome::GoOn => seccomp::go_on(listener, id),
-            Outcome::Value(value) => seccomp::answer(listener, id, value),
-            Outcome::Errno(errno) => seccomp::fail(listener, id, errno),
-            Outcome::Descriptor { descriptor, close_on_exec } => {
-                return self.hand_out(id, &descriptor, close_on_exec);
-            }
-            Outcome::Later => return true,
-        };
-        result.is_ok()
-    }
-
-    /// Puts a descriptor into the caller; its own errors (a full table) become the result of the call.
-    fn hand_out(&self, id: u64, descriptor: &OwnedFd, close_on_exec: bool) -> bool {
-        let Some(listener) = &self.listener else { return false };
-        match seccomp::answer_with(listener.as_fd(), id, descriptor.as_fd(), close_on_exec) {
-            Ok(()) => true,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => false,
-            Err(error) => {
-                seccomp::fail(listener.as_fd(), id, error.raw_os_error().unwrap_or(libc::EMFILE)).is_ok()
-            }
-        }
-    }
-
-    /// Whether the caller of this notification still waits: asked after anything was opened by pid, which may have been reused.
-    fn is_valid(&self, id: u64) -> bool {
-        self.listener.as_ref().is_some_and(|listener| seccomp::is_valid(listener.as_fd(), id))
     }
 
     /// Who made the call; a process that is new is reported and watched.
@@ -375,6 +373,7 @@ impl Supervisor {
                 self.file_answer(message.id, answer, descriptors.into_iter().next());
             }
             Some(to_layer::Kind::UnixConnect(answer)) => self.unix_answer(message.id, &answer),
+            Some(to_layer::Kind::Resolved(answer)) => self.resolved(message.id, &answer),
             Some(to_layer::Kind::Signal(signal)) => self.signal(signal.signal, signal.whole_tree),
             // A message of a newer host: it does not know us well, but nothing waits for it.
             None => {}

@@ -16,6 +16,8 @@ pub use load::{LoadError, load};
 pub use resolve::{Flags, ResolveError, Resolved, file_mode, resolve};
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::Choice;
+
 /// What happens with a port of the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -56,6 +58,8 @@ pub struct Config {
     pub hostname: bool,
     /// Programs that are started outside the session, by file name.
     pub skip_processes: Vec<String>,
+    /// How the layer is attached to the command.
+    pub layer: Choice,
 }
 
 /// Incoming traffic.
@@ -226,6 +230,7 @@ impl Default for Config {
             },
             hostname: true,
             skip_processes: Vec::new(),
+            layer: Choice::Auto,
         }
     }
 }

@@ -35,8 +35,10 @@ pub struct Finding {
     pub hint: String,
 }
 
-/// Probes without which the syscall attachment cannot work; the others only make something better.
-const NEEDED: [&str; 4] = ["netns", "nft-owner", "nft-redirect", "seccomp-listener"];
+/// Probes without which no session netns can be made.
+const NETNS: [&str; 3] = ["netns", "nft-owner", "nft-redirect"];
+/// Probes without which system calls cannot be trapped.
+const TRAPPING: [&str; 2] = ["seccomp-listener", "process-vm-readv"];
 /// The probe without which the results of connect(2) come too early.
 const QUEUE: &str = "nfqueue";
 
@@ -67,19 +69,34 @@ fn report(probes: Vec<Probe>) -> Report {
             hint: probe.hint,
         })
         .collect();
-    let missing: Vec<&str> = probes.iter().filter(|probe| !probe.works).map(|probe| &*probe.name).collect();
-    let needed: Vec<&str> = missing.iter().copied().filter(|name| NEEDED.contains(name)).collect();
-    let usable = needed.is_empty();
-    let reason = if !usable {
-        format!("the syscall attachment needs what is missing here: {}", needed.join(", "))
-    } else if missing.contains(&QUEUE) {
-        "every binary works, but this kernel cannot hold packets: connect(2) succeeds before the target has answered, UDP is limited to \
-         DNS, and loopback stays inside the session"
-            .to_owned()
-    } else {
-        "system calls can be trapped and a session netns can be made: every binary works, static ones included".to_owned()
+    let (attachment, reason) = conclude(&probes);
+    Report { attachment, reason, usable: attachment != "none", probes }
+}
+
+/// The attachment that a session would use, and why.
+fn conclude(probes: &[Finding]) -> (&'static str, String) {
+    let missing = |needed: &[&str]| {
+        let missing = probes.iter().filter(|probe| !probe.works && needed.contains(&probe.name.as_str()));
+        missing.map(|probe| probe.name.as_str()).collect::<Vec<_>>().join(", ")
     };
-    Report { attachment: if usable { "syscall" } else { "none" }, reason, usable, probes }
+    let (netns, trapping) = (missing(&NETNS), missing(&TRAPPING));
+    if !netns.is_empty() {
+        return ("none", format!("no session netns can be made; missing here: {netns}"));
+    }
+    let (attachment, mut reason) = if trapping.is_empty() {
+        ("syscall", "every binary works, static ones included".to_owned())
+    } else {
+        let reason =
+            "system calls cannot be trapped, so only dynamically linked programs work; missing here:";
+        ("libc", format!("{reason} {trapping}"))
+    };
+    if !missing(&[QUEUE]).is_empty() {
+        reason.push_str(
+            "; this kernel cannot hold packets: connect(2) succeeds before the target has answered, UDP is limited to DNS, and loopback \
+             stays inside the session",
+        );
+    }
+    (attachment, reason)
 }
 
 #[cfg(test)]
@@ -97,10 +114,16 @@ mod tests {
 
     #[test]
     fn what_is_needed_is_asked_and_its_lack_is_named() {
-        for needed in NEEDED {
-            let report = without(needed);
-            assert!(!report.usable && report.attachment == "none", "{needed}");
-            assert!(report.reason.contains(needed), "{}", report.reason);
+        for (names, attachment) in [(&NETNS[..], "none"), (&TRAPPING[..], "libc")] {
+            for needed in names {
+                let report = without(needed);
+                assert_eq!(
+                    (report.usable, report.attachment),
+                    (attachment != "none", attachment),
+                    "{needed}"
+                );
+                assert!(report.reason.contains(needed), "{}", report.reason);
+            }
         }
         for other in ["fuse", "capture", ""] {
             assert!(without(other).usable && without(other).reason.contains("every binary works"));

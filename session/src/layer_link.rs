@@ -11,7 +11,8 @@
 
 use std::{
     collections::HashMap,
-    io,
+    io::{self, Read},
+    net::IpAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     process::{Command, Stdio},
@@ -27,7 +28,8 @@ use mirrord_layer::{
     supervisor::{HOLDER_DESCRIPTOR, HOST_DESCRIPTOR},
 };
 use mirrord_protocol::layer::v1::{
-    FromLayer, Launch, SignalTree, Started, ToLayer, UnixAnswer, from_layer, to_layer,
+    FileCall, FromLayer, Launch, Resolve, Resolved, SignalTree, Started, ToLayer, UnixAnswer, file_call,
+    from_layer, to_layer,
 };
 use thiserror::Error;
 use tokio::{
@@ -40,8 +42,8 @@ use tokio::{
 use crate::{
     async_fd,
     files::Files,
-    limits::{LAYER_CALLS, LAYER_MESSAGES, STEP_TIMEOUT},
-    network::SocketOwners,
+    limits::{HOSTS_FILE, LAYER_CALLS, LAYER_MESSAGES, STEP_TIMEOUT},
+    network::{NetworkHandle, SocketOwners},
 };
 
 /// Handle on the supervisor. Clones share it.
@@ -55,8 +57,10 @@ pub struct LayerLink {
 pub struct LayerTask {
     shared: Arc<Shared>,
     files: Files,
-    /// supervisor --everything but path calls--> driver
+    /// Who looks names up; `None`: they stay local.
+    names: Option<NetworkHandle>,
     owners: SocketOwners,
+    /// supervisor --everything but path calls--> driver
     messages_tx: mpsc::Sender<FromLayer>,
 }
 
@@ -139,7 +143,7 @@ impl LayerLink {
         Ok((
             Self { shared: Arc::clone(&shared) },
             messages_rx,
-            LayerTask { shared, files, owners, messages_tx },
+            LayerTask { shared, files, names: None, owners, messages_tx },
         ))
     }
 
@@ -180,6 +184,12 @@ impl LayerLink {
 }
 
 impl LayerTask {
+    /// Lets the network look up the names that the library asks for.
+    #[must_use]
+    pub fn with_names(self, names: NetworkHandle) -> Self {
+        Self { names: Some(names), ..self }
+    }
+
     /// Reads and answers until the supervisor ends. Path calls that are still in flight then are dropped.
     pub async fn run(self) -> LayerEnd {
         let mut calls = JoinSet::new();
@@ -214,6 +224,18 @@ impl LayerTask {
                         shared.send(&answer, descriptor.as_slice()).await.ok();
                     });
                 }
+                Some(from_layer::Kind::Resolve(question)) => {
+                    if calls.len() >= LAYER_CALLS {
+                        calls.join_next().await;
+                    }
+                    let (shared, files, names) =
+                        (Arc::clone(&self.shared), self.files.clone(), self.names.clone());
+                    calls.spawn(async move {
+                        let answer = resolve(&files, names, question).await;
+                        let answer = self::message(message.id, to_layer::Kind::Resolved(answer));
+                        shared.send(&answer, &[]).await.ok();
+                    });
+                }
                 Some(from_layer::Kind::Started(started))
                     if self.shared.launches().contains_key(&message.id) =>
                 {
@@ -231,6 +253,41 @@ impl LayerTask {
             }
         }
     }
+}
+
+/// The addresses of a name: from the target's /etc/hosts, which is read like any other file of the program, else from DNS.
+async fn resolve(files: &Files, names: Option<NetworkHandle>, question: Resolve) -> Resolved {
+    let failed = || Resolved { error: libc::EAI_AGAIN, ..Resolved::default() };
+    let Some(names) = names else { return failed() };
+    let call = FileCall {
+        caller: question.caller,
+        operation: "getaddrinfo".to_owned(),
+        path: "/etc/hosts".into(),
+        follow: true,
+        want: file_call::Want::Descriptor.into(),
+        rule: "names of the target".to_owned(),
+        ..FileCall::default()
+    };
+    let (_, descriptor) = files.call(call).await;
+    let hosts = descriptor.map(read_text).unwrap_or_default();
+    match names.lookup(&hosts, &question.name, question.family).await {
+        Ok(addresses) => {
+            let bytes = |ip: IpAddr| match ip {
+                IpAddr::V4(ip) => ip.octets().to_vec().into(),
+                IpAddr::V6(ip) => ip.octets().to_vec().into(),
+            };
+            Resolved { error: 0, addresses: addresses.into_iter().map(bytes).collect() }
+        }
+        Err(error) => Resolved { error, addresses: Vec::new() },
+    }
+}
+
+/// What a memfd holds; files that are not small are no list of hosts.
+fn read_text(descriptor: OwnedFd) -> String {
+    let mut text = Vec::new();
+    // Cut off or not readable: names then come from DNS alone.
+    drop(std::fs::File::from(descriptor).take(HOSTS_FILE).read_to_end(&mut text));
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 impl Shared {

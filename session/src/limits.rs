@@ -320,3 +320,7 @@ pub const HOST_ALLOCATOR: &str = "glibc.malloc.trim_threshold=16777216:glibc.mal
 pub const ORPHANS_STOP: Duration = Duration::from_secs(1);
 /// How often it is looked at meanwhile.
 pub const ORPHANS_LOOK: Duration = Duration::from_millis(5);
+/// Bytes of the target's /etc/hosts that are read for a program.
+pub const HOSTS_FILE: u64 = 256 << 10;
+/// Names of a search list that are tried for one name, as in libc (MAXDNSRCH of resolv.h).
+pub const SEARCHED: usize = 6;

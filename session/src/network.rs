@@ -16,6 +16,7 @@ mod connection_log;
 mod delivery;
 pub mod dns_message;
 mod incoming;
+mod lookup;
 mod mirror;
 mod names;
 mod nameservers;
@@ -295,6 +296,14 @@ impl NetworkHandle {
     /// The layer knows that a listening socket is gone.
     pub async fn closed(&self, cookie: u64) {
         drop(self.requests.send(Request::Closed(cookie)).await);
+    }
+
+    /// The addresses of a name as the target would find them; `hosts` is its /etc/hosts, `family` as in getaddrinfo(3).
+    ///
+    /// # Errors
+    /// As getaddrinfo(3) returns them.
+    pub async fn lookup(&self, hosts: &str, name: &[u8], family: u32) -> Result<Vec<IpAddr>, i32> {
+        lookup::lookup(&self.shared, hosts, name, family).await
     }
 
     /// Connects to the local process inside the session netns as if `client` did, for replays.

@@ -26,6 +26,8 @@ pub enum Role {
     Pod(OsString),
     /// `__init DIR`: process 1 of a local pod.
     Init(OsString),
+    /// `__trap PATH ARGUMENTS`: puts a program that cannot load the library under a filter, and becomes it.
+    Trap(Vec<OsString>),
     /// `__enter pod|node PID CMD...`: runs a command within a local pod or on its node.
     Enter(Vec<OsString>),
 }
@@ -43,6 +45,7 @@ impl Role {
             "__node" => Some(Self::Node(args.next()?)),
             "__pod" => Some(Self::Pod(args.next()?)),
             "__init" => Some(Self::Init(args.next()?)),
+            "__trap" => Some(Self::Trap(args.collect())),
             "__enter" => Some(Self::Enter(args.collect())),
             _ => None,
         }
@@ -58,6 +61,7 @@ impl Role {
             Self::Pod(dir) => local::run_pod(Path::new(&dir)),
             Self::Init(dir) => local::run_init(Path::new(&dir)),
             Self::Enter(args) => local::run_enter(&args),
+            Self::Trap(args) => mirrord_layer::trap::run(args),
             Self::Supervisor => mirrord_layer::supervisor::run_inherited().code(),
             Self::Mounts => mirrord_layer::mounts::run_inherited().map_or(70, |()| 0),
         }

@@ -23,10 +23,12 @@ struct Place<'world> {
 
 fn in_a_place(test: impl Fn(&Place<'_>)) {
     for_every_user(|user| {
-        for linking in ["behaviour-static", "behaviour-dynamic"] {
+        for (linking, layer) in
+            [("behaviour-static", "auto"), ("behaviour-dynamic", "auto"), ("behaviour-dynamic", "libc")]
+        {
             let Some(behaviour) = victim_or_skip(linking, "behaviour") else { continue };
-            println!("{linking}");
-            let world = World::new(user);
+            println!("{linking}, layer {layer}");
+            let world = World::new(user).with_layer(layer);
             let servers = ECHO.map(|port| format!("{behaviour} echo-server {port}")).join(" & ");
             let place = Place {
                 target: world.pod("target", &[], &["sleep", "600"]),

@@ -13,9 +13,21 @@ macro_rules! languages {
     ($($test:ident $victim:literal $quirks:expr;)+) => {$(
         #[test]
         fn $test() {
-            for_every_user(|user| four_checks($victim, $quirks, user));
+            for_every_user(|user| four_checks($victim, $quirks, user, "auto"));
         }
-    )+};
+    )+
+
+        /// The same with the libc attachment. What cannot load its library goes under a filter by itself.
+        mod libc {
+            use super::*;
+            $(
+                #[test]
+                fn $test() {
+                    four_checks($victim, $quirks, User::Ordinary, "libc");
+                }
+            )+
+        }
+    };
 }
 
 /// What a victim cannot do; `tests/victims/README.md` says why.
@@ -55,13 +67,13 @@ struct Shop<'world> {
     quirks: Quirks,
 }
 
-fn four_checks(name: &str, quirks: Quirks, user: User) {
+fn four_checks(name: &str, quirks: Quirks, user: User, layer: &'static str) {
     // Who serves in the pod must be told from the victim by its name.
     let server = if name == "c-musl" { "c-static" } else { "c-musl" };
     let test = format!("languages {name}");
     let Some(victim) = victim_or_skip(name, &test) else { return };
     let Some(server_path) = victim_or_skip(server, &test) else { return };
-    let world = World::new(user);
+    let world = World::new(user).with_layer(layer);
     let port = PORT.to_string();
     let tool = world.install(env!("CARGO_BIN_EXE_e2e-tool"));
     let shop = Shop {

@@ -80,7 +80,8 @@ fn every_request_and_response_is_reported_at_twenty_thousand_a_second() {
 #[test]
 fn a_reader_that_stands_still_is_told_what_it_missed_and_the_target_does_not_wait() {
     in_a_place(|place| {
-        let mut sink = place.target.command(&[&place.tool, "clerk", "81", "sink", "/dev/null"]).spawn().unwrap();
+        let mut sink =
+            place.target.command(&[&place.tool, "clerk", "81", "sink", "/dev/null"]).spawn().unwrap();
         place.target.wait_listening(81);
         let session = place.mirrored(&["sleep", "600"]);
         let family = session.family();

@@ -73,7 +73,7 @@ impl<'world> Session<'world> {
     pub(crate) fn start(world: &'world World, options: &[&str], command: &[&str]) -> Self {
         let events = new_events_file(world);
         let mut child = world
-            .command(exec_args(&events, options, command))
+            .command(exec_args(world, &events, options, command))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -256,14 +256,14 @@ pub(crate) fn run(
     wrap: impl FnOnce(Command) -> Command,
 ) -> (Finished, Vec<Value>) {
     let events = new_events_file(world);
-    let finished = finish(&mut wrap(world.command(exec_args(&events, options, command))));
+    let finished = finish(&mut wrap(world.command(exec_args(world, &events, options, command))));
     let events = EventLog::new(&events).update().values().cloned().collect();
     (finished, events)
 }
 
-fn exec_args(events: &std::path::Path, options: &[&str], command: &[&str]) -> Vec<String> {
+fn exec_args(world: &World, events: &std::path::Path, options: &[&str], command: &[&str]) -> Vec<String> {
     let events = events.to_string_lossy();
-    let head = ["exec", "--output", "jsonl", "--events-to", &events];
+    let head = ["exec", "--layer", world.layer(), "--output", "jsonl", "--events-to", &events];
     head.iter().chain(options).chain(&["--"]).chain(command).map(|argument| (*argument).to_owned()).collect()
 }
 

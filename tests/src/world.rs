@@ -32,6 +32,8 @@ pub struct World {
     folder: TempDir,
     user: User,
     before: Snapshot,
+    /// `--layer` of all sessions.
+    layer: &'static str,
 }
 
 impl World {
@@ -52,7 +54,19 @@ impl World {
             }
         }
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("open the folder");
-        Self { folder, user, before }
+        Self { folder, user, before, layer: "auto" }
+    }
+
+    /// The same with `--layer` for all sessions.
+    #[must_use]
+    pub fn with_layer(mut self, layer: &'static str) -> Self {
+        self.layer = layer;
+        self
+    }
+
+    /// `--layer` of all sessions.
+    pub(crate) const fn layer(&self) -> &'static str {
+        self.layer
     }
 
     /// The user.

@@ -7,12 +7,13 @@ use anyhow::{Context, Result, bail};
 use crate::run::cargo;
 
 /// Package, and those that must not be among its dependencies however deep.
-const FORBIDDEN: [(&str, &[&str]); 6] = [
+const FORBIDDEN: [(&str, &[&str]); 7] = [
     (
         "mirrord-protocol",
         &["mirrord-netns", "mirrord-layer", "mirrord-session", "mirrord-agent", "mirrord-tui"],
     ),
     ("mirrord-netns", &["mirrord-session", "mirrord-layer", "mirrord-agent", "kube", "ratatui"]),
+    ("mirrord-preload", &["mirrord-protocol", "mirrord-netns", "mirrord-session", "mirrord-layer"]),
     ("mirrord-layer", &["mirrord-netns", "mirrord-session", "mirrord-agent", "kube", "ratatui"]),
     ("mirrord-agent", &["mirrord-session", "mirrord-layer", "kube", "ratatui", "clap"]),
     ("mirrord-session", &["mirrord-agent", "mirrord-tui", "ratatui", "crossterm", "clap"]),

@@ -15,6 +15,7 @@ use mirrord_protocol::layer::v1::FileAnswer;
 use crate::{
     limits::{HOST_ANSWER, KEPT_ANSWERS, KEPT_FOR},
     request::Want,
+    trapped::Ticket,
 };
 
 /// What makes two calls of a thread the same.
@@ -38,7 +39,8 @@ pub(super) enum Wish {
 /// A call.
 #[derive(Debug)]
 pub(super) struct Pending {
-    pub(super) notification: u64,
+    pub(super) ticket: Ticket,
+    /// The thread that may make the call again, 0: it will not.
     pub(super) tid: u32,
     pub(super) subject: Subject,
     /// The path had to be a directory.
@@ -79,17 +81,17 @@ impl Calls {
     }
 
     /// Looks whether the thread has made this call before and it is not done.
-    pub(super) fn repeat(&mut self, tid: u32, subject: &Subject, notification: u64) -> Repeat {
+    pub(super) fn repeat(&mut self, tid: u32, subject: &Subject, ticket: Ticket) -> Repeat {
         let Some(id) = self.by_thread.get(&tid).copied() else { return Repeat::New };
         let same = self.pending.get_mut(&id).filter(|pending| pending.subject == *subject);
         match same {
             Some(pending) if pending.arrived.is_none() => {
-                pending.notification = notification;
+                pending.ticket = ticket;
                 Repeat::Waiting
             }
             Some(_) => match self.remove(id) {
                 Some((mut pending, Some(arrived))) => {
-                    pending.notification = notification;
+                    pending.ticket = ticket;
                     Repeat::Arrived(Box::new((pending, arrived)))
                 }
                 _ => Repeat::New,
@@ -105,15 +107,17 @@ impl Calls {
     pub(super) fn insert(
         &mut self,
         id: u64,
-        (tid, notification): (u32, u64),
+        (tid, ticket): (u32, Ticket),
         subject: Subject,
         directory: bool,
         socket: Option<OwnedFd>,
     ) {
         let pending =
-            Pending { notification, tid, subject, directory, socket, since: Instant::now(), arrived: None };
+            Pending { ticket, tid, subject, directory, socket, since: Instant::now(), arrived: None };
         self.pending.insert(id, pending);
-        self.by_thread.insert(tid, id);
+        if tid != 0 {
+            self.by_thread.insert(tid, id);
+        }
     }
 
     /// The call that an answer is for.
@@ -123,7 +127,7 @@ impl Calls {
 
     /// Keeps an answer that came while its call was interrupted, for the repetition.
     pub(super) fn keep(&mut self, id: u64, pending: Pending, arrived: Arrived) {
-        if self.kept >= KEPT_ANSWERS || self.by_thread.contains_key(&pending.tid) {
+        if pending.tid == 0 || self.kept >= KEPT_ANSWERS || self.by_thread.contains_key(&pending.tid) {
             return;
         }
         self.kept += 1;
@@ -168,6 +172,10 @@ mod tests {
         Subject { path: path.into(), follow: true, want: Wish::Path(Want::Stat { buffer: 1 }) }
     }
 
+    fn ticket(id: u64) -> Ticket {
+        Ticket::Notification { listener: 0, id }
+    }
+
     fn arrived() -> Arrived {
         Arrived { answer: FileAnswer { errno: 2, ..FileAnswer::default() }, descriptor: None }
     }
@@ -175,22 +183,22 @@ mod tests {
     #[test]
     fn an_interrupted_call_joins_the_question_under_way() {
         let mut calls = Calls::default();
-        assert!(matches!(calls.repeat(7, &subject("/a"), 1), Repeat::New));
-        calls.insert(100, (7, 1), subject("/a"), false, None);
-        assert!(matches!(calls.repeat(7, &subject("/a"), 2), Repeat::Waiting));
-        assert_eq!(calls.take(100).unwrap().notification, 2);
+        assert!(matches!(calls.repeat(7, &subject("/a"), ticket(1)), Repeat::New));
+        calls.insert(100, (7, ticket(1)), subject("/a"), false, None);
+        assert!(matches!(calls.repeat(7, &subject("/a"), ticket(2)), Repeat::Waiting));
+        assert_eq!(calls.take(100).unwrap().ticket, ticket(2));
         assert!(calls.is_empty());
     }
 
     #[test]
     fn an_answer_that_came_too_early_is_kept_for_the_repetition_only() {
         let mut calls = Calls::default();
-        calls.insert(100, (7, 1), subject("/a"), false, None);
+        calls.insert(100, (7, ticket(1)), subject("/a"), false, None);
         let pending = calls.take(100).unwrap();
         calls.keep(100, pending, arrived());
-        match calls.repeat(7, &subject("/a"), 2) {
+        match calls.repeat(7, &subject("/a"), ticket(2)) {
             Repeat::Arrived(found) => {
-                assert_eq!((found.0.notification, found.1.answer.errno), (2, 2))
+                assert_eq!((found.0.ticket, found.1.answer.errno), (ticket(2), 2))
             }
             _ => panic!("the answer is lost"),
         }
@@ -200,16 +208,16 @@ mod tests {
     #[test]
     fn another_call_of_the_thread_ends_the_first() {
         let mut calls = Calls::default();
-        calls.insert(100, (7, 1), subject("/a"), false, None);
-        assert!(matches!(calls.repeat(7, &subject("/b"), 2), Repeat::New));
+        calls.insert(100, (7, ticket(1)), subject("/a"), false, None);
+        assert!(matches!(calls.repeat(7, &subject("/b"), ticket(2)), Repeat::New));
         assert!(calls.take(100).is_none());
     }
 
     #[test]
     fn old_entries_leave() {
         let mut calls = Calls::default();
-        calls.insert(100, (7, 1), subject("/a"), false, None);
-        calls.insert(101, (8, 1), subject("/a"), false, None);
+        calls.insert(100, (7, ticket(1)), subject("/a"), false, None);
+        calls.insert(101, (8, ticket(1)), subject("/a"), false, None);
         let pending = calls.take(101).unwrap();
         calls.keep(101, pending, arrived());
         let later = Instant::now() + KEPT_FOR + Duration::from_secs(1);

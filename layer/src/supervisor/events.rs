@@ -9,7 +9,8 @@ use rustix::{
 };
 
 use super::{
-    EVENTS, ExitReason, HOLDER, HOST, Outcome, PROCESS, SIGNALS, START, Supervisor, SupervisorError,
+    DOOR, EVENTS, ExitReason, HOLDER, HOST, Outcome, PROCESS, QUESTION, SIGNALS, START, Supervisor,
+    SupervisorError, TRAPPED,
 };
 use crate::{
     limits::{PATH_BYTES, SHOWN_ARGUMENT_BYTES, SHOWN_ARGUMENTS},
@@ -17,7 +18,8 @@ use crate::{
     paths,
     processes::{self, End, Thread},
     request,
-    sys::{memory, seccomp::Notification},
+    sys::memory,
+    trapped::Trapped,
 };
 
 /// Size of struct signalfd_siginfo, and where the signal's number and sender lie in it.
@@ -44,6 +46,18 @@ impl Supervisor {
                 SIGNALS => self.handle_signals()?,
                 START => {
                     self.handle_start()?;
+                    None
+                }
+                DOOR => {
+                    self.handle_door();
+                    None
+                }
+                question if question >= QUESTION => {
+                    self.handle_question(question - QUESTION);
+                    None
+                }
+                trapped if trapped >= TRAPPED => {
+                    self.handle_trapped(usize::try_from(trapped - TRAPPED).unwrap_or(0), flags);
                     None
                 }
                 process => {
@@ -175,25 +189,29 @@ impl Supervisor {
     }
 
     /// execve(2) and execveat(2): the kernel does it, we tell the host and see whether the program runs outside the session.
-    pub(super) fn execute_call(&mut self, notification: &Notification, thread: &Thread) -> Outcome {
-        let [a0, a1, a2, ..] = notification.arguments;
-        let is_at = i64::from(notification.number) == libc::SYS_execveat;
+    pub(super) fn execute_call(&mut self, trapped: &Trapped, thread: &Thread) -> Outcome {
+        let [a0, a1, a2, ..] = trapped.arguments;
+        let is_at = i64::from(trapped.number) == libc::SYS_execveat;
         let (directory, path, arguments) =
             if is_at { (request::int(a0), a1, a2) } else { (libc::AT_FDCWD, a0, a1) };
-        let Ok(raw) = memory::read_string(notification.tid, path, PATH_BYTES) else { return Outcome::GoOn };
+        let raw = match &trapped.sent {
+            Some(sent) => Ok(sent.path.clone()),
+            None => memory::read_string(trapped.tid, path, PATH_BYTES),
+        };
+        let Ok(raw) = raw else { return Outcome::GoOn };
         let executable = if raw.is_empty() {
             // fexecve(3): the descriptor itself.
-            let link = format!("/proc/{}/fd/{directory}", notification.tid);
+            let link = format!("/proc/{}/fd/{directory}", trapped.tid);
             rustix::fs::readlinkat(CWD, link, Vec::new()).map(CString::into_bytes).unwrap_or_default()
         } else {
-            let resolved = paths::resolve(&self.directories, notification.tid, directory, &raw);
+            let resolved = paths::resolve(&self.directories, trapped.tid, directory, &raw);
             resolved.map(|absolute| absolute.path).unwrap_or(raw)
         };
         // A search through PATH tries files that are not there.
         if !executable.is_empty() && !may_be_executed(&executable) {
             return Outcome::GoOn;
         }
-        let arguments = read_arguments(notification.tid, arguments);
+        let arguments = read_arguments(trapped.tid, arguments);
         let file_name = name(&executable).to_vec();
         let first = arguments.first().map_or(&[][..], |first| name(first));
         let outside = self.policy.skip.iter().any(|skip| *skip == file_name || *skip == first);
@@ -241,7 +259,7 @@ fn read_argument(tid: u32, address: u64) -> Vec<u8> {
     part
 }
 
-fn name(path: &[u8]) -> &[u8] {
+pub(super) fn name(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 

@@ -28,7 +28,8 @@ use crate::{
     paths::{self, Absolute},
     processes::Thread,
     request::{self, Request, Want},
-    sys::{memory, seccomp::Notification},
+    sys::memory,
+    trapped::{Ticket, Trapped},
 };
 
 /// Paths that the program has written on the local side.
@@ -56,13 +57,8 @@ struct Reason<'a> {
 }
 
 impl Supervisor {
-    pub(super) fn path_call(
-        &mut self,
-        call: PathCall,
-        notification: &Notification,
-        thread: &Thread,
-    ) -> Outcome {
-        let request = match request::read(call, notification) {
+    pub(super) fn path_call(&mut self, call: PathCall, trapped: &Trapped, thread: &Thread) -> Outcome {
+        let request = match request::read(call, trapped) {
             Ok(request) => request,
             Err(error) => {
                 if error.raw_os_error() == Some(libc::EPERM) {
@@ -72,7 +68,7 @@ impl Supervisor {
                 return Outcome::GoOn;
             }
         };
-        let resolved = paths::resolve(&self.directories, notification.tid, request.directory, &request.path);
+        let resolved = paths::resolve(&self.directories, trapped.tid, request.directory, &request.path);
         let Some(absolute) = resolved else { return Outcome::GoOn };
         let decision = self.policy.decider.decide(&absolute.path);
         let (side, rule) = if absolute.remote {
@@ -83,42 +79,28 @@ impl Supervisor {
         if side == Side::Local {
             if self.policy.report_local_files {
                 let rule = rule.to_owned();
-                self.report_file(
-                    notification,
-                    thread,
-                    &request,
-                    &absolute.path,
-                    &Reason { rule: &rule, side },
-                    0,
-                );
+                self.report_file(trapped, thread, &request, &absolute.path, &Reason { rule: &rule, side }, 0);
             }
             return Outcome::GoOn;
         }
-        if paths::is_private(&absolute.path) || !paths::shares_our_root(notification.tid) {
+        if paths::is_private(&absolute.path) || !paths::shares_our_root(trapped.tid) {
             return Outcome::GoOn;
         }
         let rule = rule.to_owned();
         let path = if absolute.remote { absolute.path.clone() } else { decision.path.into_owned() };
-        if !self.is_valid(notification.id) {
+        if !self.is_valid(trapped.ticket) {
             return Outcome::Later;
         }
         if side == Side::NotFound {
-            self.report_file(
-                notification,
-                thread,
-                &request,
-                &path,
-                &Reason { rule: &rule, side },
-                libc::ENOENT,
-            );
+            self.report_file(trapped, thread, &request, &path, &Reason { rule: &rule, side }, libc::ENOENT);
             return Outcome::Errno(libc::ENOENT);
         }
-        self.remote_call(notification, thread, &request, Absolute { path, ..absolute }, &rule)
+        self.remote_call(trapped, thread, &request, Absolute { path, ..absolute }, &rule)
     }
 
     fn remote_call(
         &mut self,
-        notification: &Notification,
+        trapped: &Trapped,
         thread: &Thread,
         request: &Request,
         absolute: Absolute,
@@ -129,11 +111,11 @@ impl Supervisor {
         if request.want.writes() {
             if exists_here(path) || request.want.makes_its_own() {
                 self.written.add(path);
-                self.report_local(notification, thread, request, path, &local);
+                self.report_local(trapped, thread, request, path, &local);
                 return Outcome::GoOn;
             }
         } else if self.written.holds(path) {
-            self.report_local(notification, thread, request, path, &local);
+            self.report_local(trapped, thread, request, path, &local);
             return Outcome::GoOn;
         }
         match request.want {
@@ -142,22 +124,15 @@ impl Supervisor {
             Want::AttributeList => Outcome::Value(0),
             want => {
                 let subject = Subject { path: absolute.path, follow: request.follow, want: Wish::Path(want) };
-                match self.calls.repeat(notification.tid, &subject, notification.id) {
+                match self.calls.repeat(trapped.repeating_tid(), &subject, trapped.ticket) {
                     Repeat::Waiting => Outcome::Later,
                     Repeat::Arrived(found) => {
                         let (pending, arrived) = *found;
                         self.outcome(&pending, arrived)
                     }
                     Repeat::New => {
-                        let caller = caller(notification, thread);
-                        self.ask_host(
-                            notification,
-                            caller,
-                            request.operation,
-                            subject,
-                            absolute.directory,
-                            rule,
-                        )
+                        let caller = caller(trapped, thread);
+                        self.ask_host(trapped, caller, request.operation, subject, absolute.directory, rule)
                     }
                 }
             }
@@ -166,7 +141,7 @@ impl Supervisor {
 
     fn ask_host(
         &mut self,
-        notification: &Notification,
+        trapped: &Trapped,
         caller: Caller,
         operation: &str,
         subject: Subject,
@@ -198,7 +173,7 @@ impl Supervisor {
         };
         match self.outbox.ask(from_layer::Kind::File(call)) {
             Ok(id) => {
-                self.calls.insert(id, (notification.tid, notification.id), subject, directory, None);
+                self.calls.insert(id, (trapped.repeating_tid(), trapped.ticket), subject, directory, None);
                 Outcome::Later
             }
             Err(_) => Outcome::Errno(libc::EIO),
@@ -209,14 +184,14 @@ impl Supervisor {
     pub(super) fn file_answer(&mut self, id: u64, answer: FileAnswer, descriptor: Option<OwnedFd>) {
         // Unknown: the call was given up or came too late.
         let Some(pending) = self.calls.take(id) else { return };
-        if !self.is_valid(pending.notification) {
+        if !self.is_valid(pending.ticket) {
             self.calls.keep(id, pending, Arrived { answer, descriptor });
             return;
         }
         let duplicate = descriptor.as_ref().and_then(|descriptor| descriptor.try_clone().ok());
         let again = Arrived { answer: answer.clone(), descriptor: duplicate };
         let outcome = self.outcome(&pending, Arrived { answer, descriptor });
-        if !self.conclude(pending.notification, outcome) {
+        if !self.conclude(pending.ticket, outcome) {
             self.calls.keep(id, pending, again);
         }
     }
@@ -235,21 +210,18 @@ impl Supervisor {
             return Outcome::Errno(i32::try_from(answer.errno).unwrap_or(libc::EIO));
         }
         let stat = answer.stat.unwrap_or_default();
-        let written = |address, bytes: &[u8]| match memory::write(pending.tid, address, bytes) {
-            Ok(()) => Outcome::Value(0),
-            Err(error) => Outcome::Errno(error.raw_os_error().unwrap_or(libc::EFAULT)),
-        };
+        let written = |address, bytes: Vec<u8>| put(pending, address, bytes, 0);
         let is_directory = stat.mode & libc::S_IFMT == libc::S_IFDIR;
         match want {
             Want::Open { flags } => self.open_outcome(pending, flags, descriptor, is_directory),
             _ if pending.directory && !is_directory && !matches!(want, Want::Statfs { .. }) => {
                 Outcome::Errno(libc::ENOTDIR)
             }
-            Want::Stat { buffer } => written(buffer, &answer::stat(&stat)),
-            Want::Statx { buffer } => written(buffer, &answer::statx(&stat)),
+            Want::Stat { buffer } => written(buffer, answer::stat(&stat)),
+            Want::Statx { buffer } => written(buffer, answer::statx(&stat)),
             Want::Access { mode } => access_outcome(&stat, mode),
-            Want::Link { buffer, size } => link_outcome(pending.tid, buffer, size, &answer.link),
-            Want::Statfs { buffer } => written(buffer, &answer::statfs(&answer.stat_fs.unwrap_or_default())),
+            Want::Link { buffer, size } => link_outcome(pending, buffer, size, &answer.link),
+            Want::Statfs { buffer } => written(buffer, answer::statfs(&answer.stat_fs.unwrap_or_default())),
             Want::Attribute | Want::AttributeList => Outcome::GoOn,
         }
     }
@@ -271,27 +243,28 @@ impl Supervisor {
     /// Ends calls that host or holder have not answered in time.
     pub(super) fn fail_overdue(&mut self, now: Instant) {
         for pending in self.calls.overdue(now) {
-            self.conclude(pending.notification, Outcome::Errno(libc::EIO));
+            self.conclude(pending.ticket, Outcome::Errno(libc::EIO));
         }
+        self.fail_overdue_names(now);
         self.fail_overdue_sockets(now);
     }
 
     fn report_local(
         &mut self,
-        notification: &Notification,
+        trapped: &Trapped,
         thread: &Thread,
         request: &Request,
         path: &[u8],
         reason: &Reason<'_>,
     ) {
         if self.policy.report_local_files {
-            self.report_file(notification, thread, request, path, reason, 0);
+            self.report_file(trapped, thread, request, path, reason, 0);
         }
     }
 
     fn report_file(
         &mut self,
-        notification: &Notification,
+        trapped: &Trapped,
         thread: &Thread,
         request: &Request,
         path: &[u8],
@@ -299,7 +272,7 @@ impl Supervisor {
         errno: i32,
     ) {
         self.outbox.report(from_layer::Kind::FileReport(FileReport {
-            caller: Some(caller(notification, thread)),
+            caller: Some(caller(trapped, thread)),
             operation: request.operation.to_owned(),
             path: path.to_vec().into(),
             rule: reason.rule.to_owned(),
@@ -310,8 +283,8 @@ impl Supervisor {
 }
 
 /// Who made a call, as the host is told.
-pub(super) fn caller(notification: &Notification, thread: &Thread) -> Caller {
-    Caller { pid: thread.tgid, tid: notification.tid, comm: thread.comm.clone() }
+pub(super) fn caller(trapped: &Trapped, thread: &Thread) -> Caller {
+    Caller { pid: thread.tgid, tid: trapped.tid, comm: thread.comm.clone() }
 }
 
 /// Reading is possible when the agent could see the file; executing needs one of the bits.
@@ -323,14 +296,22 @@ const fn access_outcome(stat: &Stat, mode: u32) -> Outcome {
     Outcome::Value(0)
 }
 
-fn link_outcome(tid: u32, buffer: u64, size: u64, link: &[u8]) -> Outcome {
+fn link_outcome(pending: &Pending, buffer: u64, size: u64, link: &[u8]) -> Outcome {
     let size = usize::try_from(request::int(size)).unwrap_or(0);
     if size == 0 {
         return Outcome::Errno(libc::EINVAL);
     }
     let part = link.get(..size).unwrap_or(link);
-    match memory::write(tid, buffer, part) {
-        Ok(()) => Outcome::Value(i64::try_from(part.len()).unwrap_or(0)),
+    put(pending, buffer, part.to_vec(), i64::try_from(part.len()).unwrap_or(0))
+}
+
+/// Gives the caller the bytes of a result: a question's by its answer, a notification's by writing them into its memory.
+fn put(pending: &Pending, address: u64, bytes: Vec<u8>, value: i64) -> Outcome {
+    if matches!(pending.ticket, Ticket::Question(_)) {
+        return Outcome::Bytes { value, bytes };
+    }
+    match memory::write(pending.tid, address, &bytes) {
+        Ok(()) => Outcome::Value(value),
         Err(error) => Outcome::Errno(error.raw_os_error().unwrap_or(libc::EFAULT)),
     }
 }

@@ -9,24 +9,30 @@ use rustix::{
 };
 
 use super::{Outcome, Supervisor};
-use crate::sys::{memory, seccomp::Notification};
+use crate::{
+    sys::memory,
+    trapped::{Ticket, Trapped},
+};
 
 /// Bytes of one field of struct utsname (linux/utsname.h), its NUL included.
 const FIELD: usize = 65;
 const FIELDS: usize = 6;
 
 impl Supervisor {
-    pub(super) fn uname_call(&self, notification: &Notification) -> Outcome {
+    pub(super) fn uname_call(&self, trapped: &Trapped) -> Outcome {
         // Whoever made a UTS namespace of its own has given itself a name.
-        if self.policy.hostname.is_empty() || !shares_our_names(notification.tid) {
+        if self.policy.hostname.is_empty() || !shares_our_names(trapped.tid) {
             return Outcome::GoOn;
         }
-        if !self.is_valid(notification.id) {
+        if !self.is_valid(trapped.ticket) {
             return Outcome::Later;
         }
-        let [buffer, ..] = notification.arguments;
+        let [buffer, ..] = trapped.arguments;
         let answer = utsname(&rustix::system::uname(), &self.policy.hostname);
-        match memory::write(notification.tid, buffer, &answer) {
+        if matches!(trapped.ticket, Ticket::Question(_)) {
+            return Outcome::Bytes { value: 0, bytes: answer };
+        }
+        match memory::write(trapped.tid, buffer, &answer) {
             Ok(()) => Outcome::Value(0),
             // A process that may not be written to gets this machine's name; the kernel has the right error for the rest.
             Err(_) => Outcome::GoOn,

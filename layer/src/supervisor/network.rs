@@ -3,7 +3,7 @@
 use std::{
     collections::HashSet,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -13,6 +13,7 @@ use rustix::net::{SocketAddrAny, SocketAddrUnix, sockopt};
 
 use super::{
     Outcome, Supervisor,
+    answers::Answerer,
     calls::{Repeat, Subject, Wish},
     files::caller,
 };
@@ -21,10 +22,8 @@ use crate::{
     processes::Thread,
     request,
     sockets::{self, Kind, Sockets, Waiter},
-    sys::{
-        memory, process,
-        seccomp::{self, Notification},
-    },
+    sys::{memory, process},
+    trapped::Trapped,
 };
 
 /// Sockets that were connected to their relay while a signal interrupted the call; its repetition succeeds at once.
@@ -34,12 +33,13 @@ pub(super) type Relayed = HashSet<u64>;
 const UNIX_ADDRESS_BYTES: usize = 110;
 
 impl Supervisor {
-    pub(super) fn socket_call(&mut self, notification: &Notification) -> Outcome {
-        let [domain, kind_and_flags, protocol, ..] = notification.arguments.map(request::uint);
+    pub(super) fn socket_call(&mut self, trapped: &Trapped) -> Outcome {
+        let [domain, kind_and_flags, protocol, ..] = trapped.arguments.map(request::uint);
         let Some(kind) = sockets::kind_of(domain, kind_and_flags, protocol) else { return Outcome::GoOn };
         let waiter = Waiter {
-            id: notification.id,
-            tid: notification.tid,
+            ticket: trapped.ticket,
+            tid: trapped.repeating_tid(),
+            caller: trapped.tid,
             non_blocking: kind_and_flags & libc::SOCK_NONBLOCK.unsigned_abs() != 0,
             close_on_exec: kind_and_flags & libc::SOCK_CLOEXEC.unsigned_abs() != 0,
         };
@@ -57,11 +57,11 @@ impl Supervisor {
     /// Hands a socket out, or puts it back when the caller was interrupted.
     fn serve_socket(&mut self, waiter: Waiter, kind: Kind, socket: OwnedFd) {
         if waiter.non_blocking && set_non_blocking(&socket, true).is_err() {
-            self.conclude(waiter.id, Outcome::Errno(libc::EMFILE));
+            self.conclude(waiter.ticket, Outcome::Errno(libc::EMFILE));
             return;
         }
-        self.report_socket(waiter.tid, &socket);
-        if self.hand_out(waiter.id, &socket, waiter.close_on_exec) {
+        self.report_socket(waiter.caller, &socket);
+        if self.hand_out(waiter.ticket, &socket, waiter.close_on_exec) {
             return;
         }
         if (!waiter.non_blocking || set_non_blocking(&socket, false).is_ok())
@@ -87,13 +87,13 @@ impl Supervisor {
                 for served in served {
                     match served.socket {
                         Ok(socket) => self.serve_socket(served.waiter, served.kind, socket),
-                        Err(errno) => drop(self.conclude(served.waiter.id, Outcome::Errno(errno))),
+                        Err(errno) => drop(self.conclude(served.waiter.ticket, Outcome::Errno(errno))),
                     }
                 }
             }
             Some(Err(lost)) => {
                 for waiter in lost {
-                    self.conclude(waiter.id, Outcome::Errno(libc::ENETDOWN));
+                    self.conclude(waiter.ticket, Outcome::Errno(libc::ENETDOWN));
                 }
                 self.unwatch_holder();
             }
@@ -104,18 +104,16 @@ impl Supervisor {
     pub(super) fn fail_overdue_sockets(&mut self, now: Instant) {
         let late = self.sockets.as_mut().map(|sockets| sockets.overdue(now)).unwrap_or_default();
         for waiter in late {
-            self.conclude(waiter.id, Outcome::Errno(libc::ENETDOWN));
+            self.conclude(waiter.ticket, Outcome::Errno(libc::ENETDOWN));
         }
     }
 
     /// Does the listen(2) on a duplicate, so that the port is known to listen when the host hears of it. When the socket cannot be
     /// had the kernel does the call and the host finds the listener by itself.
-    pub(super) fn listen_call(&mut self, notification: &Notification, thread: &Thread) -> Outcome {
-        let [number, backlog, ..] = notification.arguments;
-        let Ok(socket) = process::duplicate_of(notification.tid, thread.tgid, request::uint(number)) else {
-            return Outcome::GoOn;
-        };
-        if !self.is_valid(notification.id) {
+    pub(super) fn listen_call(&mut self, trapped: &Trapped, thread: &Thread) -> Outcome {
+        let [number, backlog, ..] = trapped.arguments;
+        let Ok(socket) = own_socket(trapped, thread, number) else { return Outcome::GoOn };
+        if !self.is_valid(trapped.ticket) {
             return Outcome::Later;
         }
         if internet_address(&socket).is_none() {
@@ -132,7 +130,7 @@ impl Supervisor {
             };
             // Also sent for a second listen(2) on the same socket, and again when a signal came between: same cookie.
             self.outbox.report(from_layer::Kind::Listening(Listening {
-                caller: Some(caller(notification, thread)),
+                caller: Some(caller(trapped, thread)),
                 ip: ip.into(),
                 port: address.port().into(),
                 cookie,
@@ -142,18 +140,18 @@ impl Supervisor {
     }
 
     /// connect(2); asks the host where to when the path is dialled from the target.
-    pub(super) fn connect_call(&mut self, notification: &Notification, thread: &Thread) -> Outcome {
-        let [number, address, length, ..] = notification.arguments;
-        let Some(raw) = unix_path(notification.tid, address, request::uint(length)) else {
-            return Outcome::GoOn;
+    pub(super) fn connect_call(&mut self, trapped: &Trapped, thread: &Thread) -> Outcome {
+        let [number, address, length, ..] = trapped.arguments;
+        let raw = match &trapped.sent {
+            Some(sent) => Some(sent.path.clone()),
+            None => unix_path(trapped.tid, address, request::uint(length)),
         };
-        let resolved = paths::resolve(&self.directories, notification.tid, libc::AT_FDCWD, &raw);
+        let Some(raw) = raw else { return Outcome::GoOn };
+        let resolved = paths::resolve(&self.directories, trapped.tid, libc::AT_FDCWD, &raw);
         let Some(path) = resolved.map(|absolute| absolute.path) else { return Outcome::GoOn };
         let Some(index) = self.policy.unix_streams.matches(&path).iter().next() else { return Outcome::GoOn };
-        let Ok(socket) = process::duplicate_of(notification.tid, thread.tgid, request::uint(number)) else {
-            return Outcome::GoOn;
-        };
-        if !self.is_valid(notification.id) {
+        let Ok(socket) = own_socket(trapped, thread, number) else { return Outcome::GoOn };
+        if !self.is_valid(trapped.ticket) {
             return Outcome::Later;
         }
         let Ok(cookie) = sockopt::socket_cookie(&socket) else { return Outcome::GoOn };
@@ -161,17 +159,18 @@ impl Supervisor {
             return Outcome::Value(0);
         }
         let subject = Subject { path: path.clone(), follow: true, want: Wish::Connect { cookie } };
-        if !matches!(self.calls.repeat(notification.tid, &subject, notification.id), Repeat::New) {
+        let repeated = self.calls.repeat(trapped.repeating_tid(), &subject, trapped.ticket);
+        if !matches!(repeated, Repeat::New) {
             return Outcome::Later;
         }
         let question = UnixConnect {
-            caller: Some(caller(notification, thread)),
+            caller: Some(caller(trapped, thread)),
             path: path.into(),
             rule: format!("feature.network.outgoing.unix_streams[{index}]"),
         };
         match self.outbox.ask(from_layer::Kind::UnixConnect(question)) {
             Ok(id) => {
-                let caller = (notification.tid, notification.id);
+                let caller = (trapped.repeating_tid(), trapped.ticket);
                 self.calls.insert(id, caller, subject, false, Some(socket));
                 Outcome::Later
             }
@@ -183,36 +182,31 @@ impl Supervisor {
     /// on a thread of its own, which lives no longer than that.
     pub(super) fn unix_answer(&mut self, id: u64, answer: &UnixAnswer) {
         let Some(mut pending) = self.calls.take(id) else { return };
-        let (Some(listener), Some(socket)) = (self.listener.clone(), pending.socket.take()) else { return };
+        let Some(socket) = pending.socket.take() else { return };
         let relay = SocketAddrUnix::new(answer.path.as_ref());
         let (0, Ok(relay)) = (answer.errno, relay) else {
             let errno =
                 i32::try_from(answer.errno).ok().filter(|errno| *errno != 0).unwrap_or(libc::ECONNREFUSED);
-            self.conclude(pending.notification, Outcome::Errno(errno));
+            self.conclude(pending.ticket, Outcome::Errno(errno));
             return;
         };
         let relayed = Arc::clone(&self.relayed);
-        let notification = pending.notification;
-        let connect = move || connect_to_relay(&listener, notification, &socket, &relay, &relayed);
-        if std::thread::Builder::new().name("relay-connect".to_owned()).spawn(connect).is_err() {
-            self.conclude(notification, Outcome::Errno(libc::EAGAIN));
+        let Some(answerer) = self.answerer(pending.ticket) else { return };
+        let connect = move || connect_to_relay(&answerer, &socket, &relay, &relayed);
+        // When there are too many threads the call waits for its deadline, like the program that made as many.
+        if let Err(error) = std::thread::Builder::new().name("relay-connect".to_owned()).spawn(connect) {
+            drop(error);
         }
     }
 }
 
-fn connect_to_relay(
-    listener: &OwnedFd,
-    notification: u64,
-    socket: &OwnedFd,
-    relay: &SocketAddrUnix,
-    relayed: &Mutex<Relayed>,
-) {
+fn connect_to_relay(answerer: &Answerer, socket: &OwnedFd, relay: &SocketAddrUnix, relayed: &Mutex<Relayed>) {
     let connected = rustix::io::retry_on_intr(|| rustix::net::connect(socket, relay));
     let answered = match connected {
-        Ok(()) => seccomp::answer(listener.as_fd(), notification, 0),
-        Err(error) => seccomp::fail(listener.as_fd(), notification, error.raw_os_error()),
+        Ok(()) => answerer.answer(Outcome::Value(0)),
+        Err(error) => answerer.answer(Outcome::Errno(error.raw_os_error())),
     };
-    if answered.is_err()
+    if !answered
         && connected.is_ok()
         && let Ok(cookie) = sockopt::socket_cookie(socket)
     {
@@ -233,6 +227,14 @@ fn unix_path(tid: u32, address: u64, length: u32) -> Option<Vec<u8>> {
     }
     let path = path.split(|byte| *byte == 0).next()?;
     (!path.is_empty()).then(|| path.to_vec())
+}
+
+/// The caller's own socket: as the library sent it, or a duplicate.
+fn own_socket(trapped: &Trapped, thread: &Thread, number: u64) -> std::io::Result<OwnedFd> {
+    match &trapped.sent {
+        Some(sent) => sent.descriptor.as_ref().ok_or(std::io::ErrorKind::NotFound)?.try_clone(),
+        None => process::duplicate_of(trapped.tid, thread.tgid, request::uint(number)),
+    }
 }
 
 fn internet_address(socket: &OwnedFd) -> Option<SocketAddr> {

@@ -1,21 +1,31 @@
 //! Starting the command: the rules of the session, the child on its way, signals to it.
 
 use std::{
+    ffi::{CString, OsStr},
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::PathBuf,
     sync::Arc,
 };
 
-use mirrord_protocol::layer::v1::{Launch, Rules, Started, from_layer};
+use mirrord_preload::wire::SOCKET_VARIABLE;
+use mirrord_protocol::{
+    agent::v1::EnvEntry,
+    layer::v1::{self as wire, Launch, Rules, Started, from_layer},
+};
 use regex::bytes::RegexSet;
-use rustix::{event::epoll, process::Signal};
+use rustix::{event::epoll, fs::CWD, process::Signal};
 
-use super::{START, Supervisor, SupervisorError};
+use super::{DOOR, START, Supervisor, SupervisorError, library::Library};
 use crate::{
     decide::{DecideError, Decider},
     filter::{self, Architecture, Wanted},
     guardian,
     launch::{self, LaunchError, Report, Starting},
+    loadable::{self, Loadable},
     sys::seccomp,
 };
 
@@ -88,7 +98,41 @@ impl Supervisor {
             hostname: !rules.hostname.is_empty(),
         };
         self.policy = Policy::new(&rules)?;
-        launch::start(launch, &standard, &filter::build(&Architecture::NATIVE, wanted))
+        match &launch.library {
+            None => launch::start(launch, &standard, Some(&filter::build(&Architecture::NATIVE, wanted))),
+            Some(library) => self.launch_with(library, launch, wanted, &standard),
+        }
+    }
+
+    /// The libc attachment: the command is told by its environment to load the library, which asks at a socket.
+    fn launch_with(
+        &mut self,
+        library: &wire::Library,
+        launch: &Launch,
+        wanted: Wanted,
+        standard: &[OwnedFd; 3],
+    ) -> Result<Starting, LaunchError> {
+        let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+        let program = rustix::fs::readlinkat(CWD, "/proc/self/exe", Vec::new());
+        let helper = library.filters.then(|| program.map(CString::into_bytes).ok()).flatten();
+        self.library = Library::open(&path(&library.socket), wanted, library.names, helper)
+            .map_err(|error| LaunchError::new("listen for the library", error))?;
+        if let Some(door) = self.library.door() {
+            let data = epoll::EventData::new_u64(DOOR);
+            epoll::add(&self.epoll, door, data, epoll::EventFlags::IN)
+                .map_err(|error| LaunchError::new("epoll", error))?;
+        }
+        let executable = launch::executable(launch);
+        match loadable::of(&executable) {
+            Loadable::No { .. } if library.filters => {
+                launch::start(launch, standard, Some(&filter::build(&Architecture::NATIVE, wanted)))
+            }
+            Loadable::No { why } => {
+                self.tell_outside(&executable, why);
+                launch::start(launch, standard, None)
+            }
+            Loadable::Yes => launch::start(&loading(launch, library), standard, None),
+        }
     }
 
     /// Reads what the starting child says.
@@ -104,7 +148,11 @@ impl Supervisor {
                 self.command = Some(pid);
                 return Ok(());
             }
-            Report::Executed => started(pid.as_raw_nonzero().get().unsigned_abs(), None),
+            Report::Executed => {
+                // Without a filter there was no listener before.
+                self.command = Some(pid);
+                started(pid.as_raw_nonzero().get().unsigned_abs(), None)
+            }
             Report::Failed(error) => {
                 self.command = None;
                 started(0, Some(&error))
@@ -124,6 +172,25 @@ impl Supervisor {
             rustix::process::kill_process(command, signal).ok();
         }
     }
+}
+
+/// The launch with the library in the command's environment, before what the user preloads.
+fn loading(launch: &Launch, library: &wire::Library) -> Launch {
+    const PRELOAD: &[u8] = b"LD_PRELOAD";
+    let mut launch = launch.clone();
+    let own = launch.environment.iter().find(|entry| entry.name.as_ref() == PRELOAD);
+    let mut value = library.path.to_vec();
+    if let Some(own) = own.filter(|own| !own.value.is_empty()) {
+        value.push(b':');
+        value.extend_from_slice(&own.value);
+    }
+    launch
+        .environment
+        .retain(|entry| entry.name.as_ref() != PRELOAD && entry.name.as_ref() != SOCKET_VARIABLE.as_bytes());
+    let variable = |name: &'static [u8], value: Vec<u8>| EnvEntry { name: name.into(), value: value.into() };
+    launch.environment.push(variable(PRELOAD, value));
+    launch.environment.push(variable(SOCKET_VARIABLE.as_bytes(), library.socket.to_vec()));
+    launch
 }
 
 fn started(pid: u32, error: Option<&LaunchError>) -> from_layer::Kind {

@@ -52,6 +52,8 @@ section! {
         skip_processes: Option<List<true>>,
         /// Compilers and linkers are started outside the session.
         skip_build_tools: Option<bool>,
+        /// How the layer is attached to the command: `auto`, `syscall` or `libc`.
+        layer: Option<String>,
         /// Kubeconfig file.
         kubeconfig: Option<String>,
         /// Context in the kubeconfig.

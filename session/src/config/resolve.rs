@@ -14,6 +14,7 @@ use super::{
     shapes::{List, Shorthand},
 };
 use crate::{
+    attachment::Choice,
     cluster::ClusterConfig,
     cluster::agent_job::{AgentOptions, AgentOptionsError},
     target::{Target, TargetError},
@@ -38,6 +39,8 @@ pub struct Flags {
     pub no_env: bool,
     /// `--no-publish`.
     pub no_publish: bool,
+    /// `--layer`.
+    pub layer: Option<Choice>,
     /// `--env K=V`.
     pub env: Vec<(String, String)>,
     /// `--kubeconfig`, `--context`, `--namespace`, `--accept-invalid-certificates`.
@@ -136,6 +139,10 @@ pub fn resolve(file: FileConfig, flags: &Flags, base: &Path) -> Result<Resolved,
     if let Some(names) = file.skip_processes {
         config.skip_processes = names.0;
     }
+    if let Some(layer) = &file.layer {
+        config.layer = Choice::parse(layer).ok_or_else(|| word("layer", layer, Choice::WORDS))?;
+    }
+    config.layer = flags.layer.unwrap_or(config.layer);
     if file.skip_build_tools.unwrap_or(true) {
         config.skip_processes.extend(BUILD_TOOLS.iter().map(|name| (*name).to_owned()));
     }

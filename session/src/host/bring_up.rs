@@ -19,7 +19,7 @@ use std::{
 
 use command_fds::{CommandFdExt, FdMapping};
 use mirrord_netns::{holder::Holder, seqpacket::SeqPacket};
-use mirrord_protocol::agent::v1::EnvEntry;
+use mirrord_protocol::{agent::v1::EnvEntry, layer::v1 as layer};
 use tokio::{
     process::Child,
     sync::{mpsc, watch},
@@ -38,6 +38,7 @@ use super::{
 use crate::{
     agent_link::{AgentLink, Endpoint},
     agent_process::{self, AgentProcess},
+    attachment::{self, Attachment, Plan},
     cluster::{
         self, ClusterError, Which,
         preflight::{self, Report},
@@ -46,6 +47,7 @@ use crate::{
     files::{FileOptions, Files},
     http::HttpTaps,
     layer_link::{self, LayerLink},
+    library,
     limits::{CLUSTER_CALL, CLUSTER_CREDENTIALS, ENDED_QUEUE, HELPERS_STOP, LAYER_EVENTS, STEP_TIMEOUT},
     network::{Network, NetworkSpec},
     role,
@@ -101,18 +103,29 @@ impl World for LocalWorld {
         cancel: CancellationToken,
     ) -> Result<Up<Live>, Failure> {
         let steps = Steps { progress, cancel };
-        let (with_agent, helpers) = tokio::join!(steps.with_agent(&self), steps.helpers());
-        let (with_agent, helpers) = match (with_agent, helpers) {
-            (Ok(with_agent), Ok(helpers)) => (with_agent, helpers),
-            (Ok(with_agent), Err(failure)) => {
+        let choice = self.spec.config.layer;
+        let (with_agent, helpers, plan) = tokio::join!(
+            steps.with_agent(&self),
+            steps.helpers(),
+            spawn_blocking(move || attachment::plan(choice))
+        );
+        let plan = plan.map_err(|error| broken(&error));
+        let library = plan.and_then(|plan| Ok((library_for(&plan, &self)?, plan)));
+        let (with_agent, helpers, (library, plan)) = match (with_agent, helpers, library) {
+            (Ok(with_agent), Ok(helpers), Ok(library)) => (with_agent, helpers, library),
+            (Ok(with_agent), Ok(helpers), Err(failure)) => {
+                tokio::join!(with_agent.undo(), helpers.undo());
+                return Err(failure);
+            }
+            (Ok(with_agent), Err(failure), _) => {
                 with_agent.undo().await;
                 return Err(failure);
             }
-            (Err(failure), Ok(helpers)) => {
+            (Err(failure), Ok(helpers), _) => {
                 helpers.undo().await;
                 return Err(failure);
             }
-            (Err(failure), Err(other)) => return Err(if failure.cancelled { other } else { failure }),
+            (Err(failure), Err(other), _) => return Err(if failure.cancelled { other } else { failure }),
         };
         let WithAgent { agent, link, environment } = with_agent;
         let Helpers { holder, mut children, supervisor_link } = helpers;
@@ -134,7 +147,12 @@ impl World for LocalWorld {
                     hostname: link.hello().hostname.clone(),
                     stdio: Some(self.stdio),
                     ignored_signals: self.ignored_signals,
+                    library,
                 };
+                if plan.fallback {
+                    let hint = "`mirrord-tui doctor` tells what would improve it";
+                    self.events.warn(format!("the libc attachment is used: {}", plan.reason), hint);
+                }
                 let live = Live::start(
                     (self.dir, self.events),
                     (agent, link),
@@ -143,9 +161,7 @@ impl World for LocalWorld {
                     launching,
                     (layer_tx, ended_tx),
                 );
-                let reason =
-                    "seccomp user notification works on this machine: every binary is covered".to_owned();
-                Ok(Up { parts: live, inputs, attachment: ("syscall".to_owned(), reason) })
+                Ok(Up { parts: live, inputs, attachment: (plan.name().to_owned(), plan.reason) })
             }
             Err(failure) => {
                 children.end().await;
@@ -154,6 +170,21 @@ impl World for LocalWorld {
             }
         }
     }
+}
+
+/// The library in the session's folder, when the plan needs one.
+fn library_for(plan: &Plan, world: &LocalWorld) -> Result<Option<layer::Library>, Failure> {
+    let Attachment::Libc { filters } = plan.attachment else { return Ok(None) };
+    let (path, socket) = library::lay_out(&world.dir).map_err(|error| {
+        Failure::caused(&error, "the session's folder must be writable; see XDG_RUNTIME_DIR")
+    })?;
+    let bytes = |path: PathBuf| path.into_os_string().into_encoded_bytes().into();
+    Ok(Some(layer::Library {
+        path: bytes(path),
+        socket: bytes(socket),
+        filters,
+        names: world.spec.config.dns.remote,
+    }))
 }
 
 /// What the last steps make.
@@ -338,7 +369,10 @@ impl Steps {
             linked.await.map_err(|error| Failure::caused(&error, ""))
         });
         match linked.await {
-            Ok((layer, messages_rx, layer_task)) => Ok(Connected { network, layer, messages_rx, layer_task }),
+            Ok((layer, messages_rx, layer_task)) => {
+                let layer_task = layer_task.with_names(network.handle());
+                Ok(Connected { network, layer, messages_rx, layer_task })
+            }
             Err(failure) => {
                 network.shutdown().await;
                 Err(failure)

@@ -67,6 +67,8 @@ pub(super) struct Launching {
     pub(super) hostname: bytes::Bytes,
     pub(super) stdio: Option<[OwnedFd; 3]>,
     pub(super) ignored_signals: u64,
+    /// The libc attachment's library; `None`: the syscall attachment.
+    pub(super) library: Option<layer::Library>,
 }
 
 impl Live {
@@ -269,6 +271,7 @@ impl Launching {
             rules: Some(rules),
             new_session: spec.terminal.is_some(),
             ignored_signals: self.ignored_signals,
+            library: self.library.clone(),
             ..layer::Launch::default()
         }
     }
@@ -357,7 +360,12 @@ impl Translation {
                 return self.unix.connect(message.id, call, self.layer.clone(), self.events.clone());
             }
             Some(
-                Kind::Ready(_) | Kind::Started(_) | Kind::File(_) | Kind::FileReport(_) | Kind::SocketMade(_),
+                Kind::Ready(_)
+                | Kind::Started(_)
+                | Kind::File(_)
+                | Kind::FileReport(_)
+                | Kind::SocketMade(_)
+                | Kind::Resolve(_),
             )
             | None => return,
         };

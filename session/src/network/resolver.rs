@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Instant,
 };
@@ -106,6 +106,16 @@ pub(super) async fn serve_stream(
     {
         tracing::debug!(%error, %server, "a DNS connection broke");
     }
+}
+
+/// Asks as a program of the session would that uses the first name server.
+pub(super) async fn ask(shared: &Shared, query: &Bytes, tcp: bool) -> Option<Bytes> {
+    let server = shared.nameservers.target.first().or_else(|| shared.nameservers.host.first())?;
+    let server = SocketAddr::new(*server, DNS_PORT);
+    // No socket of the session asks: the name came by the layer.
+    let nobody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    let transport = if tcp { Transport::Tcp } else { Transport::Udp };
+    answer(shared, (transport, nobody, server), query).await
 }
 
 /// The reply to one message; `None`: nobody answered, or it is no question.

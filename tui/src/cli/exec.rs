@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use mirrord_session::{
+    attachment::Choice,
     config::{self, FileMode, Flags, Mode, Resolved},
     spec::SessionSpec,
     target::Target,
@@ -54,9 +55,9 @@ pub(crate) struct ExecArgs {
     record: Option<PathBuf>,
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// How the layer is attached to the command.
-    #[arg(long, value_enum, default_value_t = Attachment::Auto)]
-    layer: Attachment,
+    /// How the layer is attached to the command; default: auto.
+    #[arg(long, value_enum)]
+    layer: Option<Attachment>,
     /// Where files come from when no pattern of the configuration says it.
     #[arg(long, value_enum)]
     fs_mode: Option<FsMode>,
@@ -101,6 +102,8 @@ enum Attachment {
     Auto,
     /// Trap system calls: works for every binary, Linux 5.14 or newer.
     Syscall,
+    /// Load a library into each dynamically linked program, for machines that refuse the other.
+    Libc,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -161,6 +164,11 @@ fn resolve(args: &ExecArgs) -> Result<Resolved> {
             FsMode::Read => FileMode::Read,
             FsMode::Local => FileMode::Local,
             FsMode::Localwithoverrides => FileMode::LocalWithOverrides,
+        }),
+        layer: args.layer.map(|layer| match layer {
+            Attachment::Auto => Choice::Auto,
+            Attachment::Syscall => Choice::Syscall,
+            Attachment::Libc => Choice::Libc,
         }),
         no_outgoing: args.no_outgoing,
         no_remote_dns: args.no_remote_dns,

@@ -4,7 +4,10 @@
 pub struct FromLayer {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "from_layer::Kind", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13")]
+    #[prost(
+        oneof = "from_layer::Kind",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+    )]
     pub kind: ::core::option::Option<from_layer::Kind>,
 }
 /// Nested message and enum types in `FromLayer`.
@@ -36,6 +39,8 @@ pub mod from_layer {
         Spawned(super::Spawned),
         #[prost(message, tag = "13")]
         SocketMade(super::SocketMade),
+        #[prost(message, tag = "14")]
+        Resolve(super::Resolve),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -216,6 +221,16 @@ pub struct UnixConnect {
     #[prost(string, tag = "3")]
     pub rule: ::prost::alloc::string::String,
 }
+/// A name that the library asks for; `family` as in getaddrinfo(3), 0: any.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Resolve {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub name: ::prost::bytes::Bytes,
+    #[prost(uint32, tag = "3")]
+    pub family: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Notice {
     #[prost(string, tag = "1")]
@@ -228,7 +243,7 @@ pub struct Notice {
 pub struct ToLayer {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "to_layer::Kind", tags = "2, 3, 4, 5")]
+    #[prost(oneof = "to_layer::Kind", tags = "2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<to_layer::Kind>,
 }
 /// Nested message and enum types in `ToLayer`.
@@ -243,6 +258,8 @@ pub mod to_layer {
         Signal(super::SignalTree),
         #[prost(message, tag = "5")]
         UnixConnect(super::UnixAnswer),
+        #[prost(message, tag = "6")]
+        Resolved(super::Resolved),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -267,6 +284,24 @@ pub struct Launch {
     pub ignored_signals: u64,
     #[prost(uint64, tag = "8")]
     pub blocked_signals: u64,
+    /// The libc attachment; missing: the command runs under a filter.
+    #[prost(message, optional, tag = "9")]
+    pub library: ::core::option::Option<Library>,
+}
+/// The library that the command shall load.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Library {
+    /// Where it lies, and where the supervisor shall listen for its questions.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub path: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub socket: ::prost::bytes::Bytes,
+    /// Programs that cannot load it may be put under a filter.
+    #[prost(bool, tag = "3")]
+    pub filters: bool,
+    /// The host resolves names.
+    #[prost(bool, tag = "4")]
+    pub names: bool,
 }
 /// What the layer needs to decide without asking.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -333,6 +368,14 @@ pub struct SignalTree {
     pub signal: u32,
     #[prost(bool, tag = "2")]
     pub whole_tree: bool,
+}
+/// Addresses of 4 or 16 bytes, in the order in which they shall be tried; `error` as getaddrinfo(3) returns it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Resolved {
+    #[prost(sint32, tag = "1")]
+    pub error: i32,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub addresses: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnixAnswer {

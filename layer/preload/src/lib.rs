@@ -1,0 +1,49 @@
+//! `libmirrord_layer.so`: the libc attachment. Loaded into a program by LD_PRELOAD, it asks the supervisor about the calls that the
+//! syscall attachment would trap, and does what it is told: give the program a descriptor, a result, an error, or let it go on.
+//!
+//! The library holds no rule and no state but the path of the supervisor's socket. It has no dependency but libc, allocates nothing,
+//! takes no lock and cannot panic, so a hook may run anywhere: in a signal handler, between fork and exec, in a thread of any age.
+//! No detour calls a hooked function, so none can be entered again from itself.
+//!
+//! ```text
+//! program -- open("/x") --> detour -- question --> supervisor -- FileCall --> session host
+//!         <-- descriptor --        <-- answer + descriptor --
+//! ```
+#![no_std]
+#![cfg_attr(
+    not(feature = "standalone"),
+    expect(dead_code, reason = "only the standalone library installs its hooks")
+)]
+#![expect(unsafe_code, reason = "the library stands between C code and C code")]
+#![cfg(target_os = "linux")]
+
+#[cfg(test)]
+extern crate std;
+
+mod ask;
+mod calls;
+mod files;
+mod hook;
+mod install;
+mod names;
+mod programs;
+mod sockets;
+mod start;
+mod streams;
+mod sys;
+pub mod wire;
+
+pub use crate::hook::{Hook, Real};
+
+/// All hooks, in groups.
+pub(crate) static HOOKS: [&[Hook]; 5] =
+    [files::TABLE, streams::TABLE, sockets::TABLE, programs::TABLE, names::TABLE];
+
+/// There is nothing in the library that could panic; the language wants it all the same.
+#[cfg(feature = "standalone")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {
+        core::hint::spin_loop();
+    }
+}

@@ -1,0 +1,262 @@
+//! Hooks of the functions that execute programs. The library is handed on by the environment; a program that cannot load it is
+//! executed through a helper, when the supervisor says so, which puts it under a filter.
+
+use core::{
+    ffi::{c_char, c_int},
+    ptr,
+};
+
+use libc::{pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
+
+use crate::{
+    ask::{self, Question},
+    calls::Outcome,
+    hook::hooks,
+    start, sys,
+    wire::{PAYLOAD_BYTES, SOCKET_VARIABLE, answer, ask as kinds},
+};
+
+/// NULL-terminated array of C strings.
+type Strings = *const *const c_char;
+
+hooks! {
+    fn execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int = execute;
+    fn execv(path: *const c_char, arguments: Strings) -> c_int = |path, arguments| execute(path, arguments, start::environment());
+    fn execvp(file: *const c_char, arguments: Strings) -> c_int = |file, arguments| execute_found(file, arguments, start::environment());
+    fn execvpe(file: *const c_char, arguments: Strings, environment: Strings) -> c_int = execute_found;
+    fn posix_spawn(pid: *mut pid_t, path: *const c_char, actions: *const posix_spawn_file_actions_t, attributes: *const posix_spawnattr_t, arguments: Strings, environment: Strings) -> c_int = spawn;
+    fn posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const posix_spawn_file_actions_t, attributes: *const posix_spawnattr_t, arguments: Strings, environment: Strings) -> c_int = spawn_found;
+}
+
+/// Room for the strings of an array; a larger one is passed on as it is.
+const STRINGS: usize = 1024;
+
+/// A NULL-terminated array that is put together here.
+struct Array {
+    strings: [*const c_char; STRINGS],
+    length: usize,
+}
+
+impl Array {
+    const fn new() -> Self {
+        Self { strings: [ptr::null(); STRINGS], length: 0 }
+    }
+
+    /// Adds a string; false when only the NULL has room left.
+    fn push(&mut self, string: *const c_char) -> bool {
+        match self.strings.get_mut(self.length) {
+            Some(slot) if self.length + 1 < STRINGS => {
+                *slot = string;
+                self.length += 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Adds what an array holds, but for what `skip` says.
+    fn extend(&mut self, strings: Strings, skip: impl Fn(*const c_char) -> bool) -> bool {
+        let mut index = 0;
+        while !strings.is_null() {
+            // SAFETY: the array is the program's own and ends with NULL, where this loop ends as well.
+            let string = unsafe { strings.wrapping_add(index).read() };
+            if string.is_null() {
+                break;
+            }
+            if !skip(string) && !self.push(string) {
+                return false;
+            }
+            index += 1;
+        }
+        true
+    }
+
+    const fn pointer(&self) -> Strings {
+        self.strings.as_ptr()
+    }
+}
+
+/// What the supervisor says about a program.
+enum Verdict {
+    Load,
+    Helper,
+}
+
+/// Path of the helper, as the supervisor gave it.
+type HelperPath = [u8; PAYLOAD_BYTES];
+
+fn verdict(path: *const c_char, helper: &mut HelperPath) -> Verdict {
+    // SAFETY: the path is the program's C string.
+    let length = unsafe { sys::length(path) };
+    if length == 0 || length >= PAYLOAD_BYTES {
+        return Verdict::Load;
+    }
+    let question = Question {
+        words: [kinds::EXECUTE, 0, 0, 0, 0, 0, 0, 0],
+        payload: (path.cast(), length),
+        // The last byte stays NUL.
+        buffer: (helper.as_mut_ptr(), PAYLOAD_BYTES - 1),
+        ..Question::default()
+    };
+    match ask::ask(&question) {
+        Some(answer) if answer.kind == answer::HELPER && answer.length > 0 => Verdict::Helper,
+        _ => Verdict::Load,
+    }
+}
+
+fn is_ours(string: *const c_char) -> bool {
+    start::value_of(string, SOCKET_VARIABLE.as_bytes()).is_some()
+}
+
+fn is_preload(string: *const c_char) -> bool {
+    start::value_of(string, b"LD_PRELOAD").is_some()
+}
+
+/// `environment` with the two variables that load the library, for programs that clean theirs.
+fn with_library(environment: Strings, into: &mut Array) -> Strings {
+    let own = start::VARIABLES.pointers();
+    let complete = into.extend(environment, |string| is_ours(string) || is_preload(string))
+        && own.iter().all(|variable| into.push(*variable));
+    if complete { into.pointer() } else { environment }
+}
+
+/// `environment` for the helper, which must not load the library.
+fn without_library(environment: Strings, into: &mut Array) -> Strings {
+    let [socket, _] = start::VARIABLES.pointers();
+    let complete =
+        into.extend(environment, |string| is_ours(string) || is_preload(string)) && into.push(socket);
+    if complete { into.pointer() } else { environment }
+}
+
+/// `HELPER __trap PATH ARGUMENTS`.
+fn for_helper(helper: &HelperPath, path: *const c_char, arguments: Strings, into: &mut Array) -> bool {
+    into.push(helper.as_ptr().cast())
+        && into.push(c"__trap".as_ptr())
+        && into.push(path)
+        && into.extend(arguments, |_| false)
+}
+
+fn execute(path: *const c_char, arguments: Strings, environment: Strings) -> Outcome<c_int> {
+    if path.is_null() || !start::started() {
+        return Outcome::GoOn;
+    }
+    let (mut helper, mut variables, mut strings) = ([0; PAYLOAD_BYTES], Array::new(), Array::new());
+    let result = match verdict(path, &mut helper) {
+        Verdict::Helper if for_helper(&helper, path, arguments, &mut strings) => {
+            let environment = without_library(environment, &mut variables);
+            // SAFETY: path and strings are C strings and NULL-terminated arrays of them, our own or the program's.
+            unsafe { real::execve::call(helper.as_ptr().cast(), strings.pointer(), environment) }
+        }
+        _ => {
+            let environment = with_library(environment, &mut variables);
+            // SAFETY: as above.
+            unsafe { real::execve::call(path, arguments, environment) }
+        }
+    };
+    if result == 0 { Outcome::Value(0) } else { Outcome::Errno(sys::errno()) }
+}
+
+/// execvp(3): the supervisor is asked about the file that is found first.
+fn execute_found(file: *const c_char, arguments: Strings, environment: Strings) -> Outcome<c_int> {
+    if file.is_null() || !start::started() {
+        return Outcome::GoOn;
+    }
+    let mut path = [0; PAYLOAD_BYTES];
+    let Some(path) = find(file, &mut path) else { return Outcome::GoOn };
+    let (mut helper, mut variables, mut strings) = ([0; PAYLOAD_BYTES], Array::new(), Array::new());
+    let result = match verdict(path, &mut helper) {
+        Verdict::Helper if for_helper(&helper, path, arguments, &mut strings) => {
+            let environment = without_library(environment, &mut variables);
+            // SAFETY: path and strings are C strings and NULL-terminated arrays of them, our own or the program's.
+            unsafe { real::execve::call(helper.as_ptr().cast(), strings.pointer(), environment) }
+        }
+        _ => {
+            let environment = with_library(environment, &mut variables);
+            // SAFETY: as above; the real function looks the file up again and knows scripts without a first line.
+            unsafe { real::execvpe::call(file, arguments, environment) }
+        }
+    };
+    if result == 0 { Outcome::Value(0) } else { Outcome::Errno(sys::errno()) }
+}
+
+/// Where execvp(3) would find the file; `None`: nowhere.
+fn find(file: *const c_char, into: &mut [u8; PAYLOAD_BYTES]) -> Option<*const c_char> {
+    // SAFETY: the file is the program's C string.
+    let length = unsafe { sys::length(file) };
+    // SAFETY: it has just been measured.
+    let name = unsafe { core::slice::from_raw_parts(file.cast::<u8>(), length) };
+    if name.contains(&b'/') {
+        return Some(file);
+    }
+    let folders = start::variable(b"PATH").map_or(&b"/bin:/usr/bin"[..], |value| {
+        // SAFETY: the value of a variable is a C string.
+        let length = unsafe { sys::length(value) };
+        // SAFETY: it has just been measured; the environment is not changed while a program is executed (environ(7)).
+        unsafe { core::slice::from_raw_parts(value.cast::<u8>(), length) }
+    });
+    for folder in folders.split(|byte| *byte == b':') {
+        let folder = if folder.is_empty() { b"." } else { folder };
+        let text = folder.iter().chain(b"/").chain(name).chain(&[0]);
+        if folder.len() + name.len() + 2 > PAYLOAD_BYTES {
+            continue;
+        }
+        into.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
+        let path = into.as_ptr().cast::<c_char>();
+        let arguments =
+            [crate::calls::word(libc::AT_FDCWD), path.expose_provenance(), libc::X_OK as usize, 0, 0, 0];
+        // SAFETY: faccessat(2) reads our C string.
+        if unsafe { sys::call(libc::SYS_faccessat, arguments) } == 0 {
+            return Some(path);
+        }
+    }
+    None
+}
+
+/// posix_spawn(3) returns its error.
+fn spawn(
+    pid: *mut pid_t,
+    path: *const c_char,
+    actions: *const posix_spawn_file_actions_t,
+    attributes: *const posix_spawnattr_t,
+    arguments: Strings,
+    environment: Strings,
+) -> Outcome<c_int> {
+    if path.is_null() || !start::started() {
+        return Outcome::GoOn;
+    }
+    let (mut helper, mut variables, mut strings) = ([0; PAYLOAD_BYTES], Array::new(), Array::new());
+    let result = match verdict(path, &mut helper) {
+        Verdict::Helper if for_helper(&helper, path, arguments, &mut strings) => {
+            let environment = without_library(environment, &mut variables);
+            let helper = helper.as_ptr().cast();
+            // SAFETY: path and strings are C strings and NULL-terminated arrays of them, the rest is the program's own.
+            unsafe {
+                real::posix_spawn::call(pid, helper, actions, attributes, strings.pointer(), environment)
+            }
+        }
+        _ => {
+            let environment = with_library(environment, &mut variables);
+            // SAFETY: as above.
+            unsafe { real::posix_spawn::call(pid, path, actions, attributes, arguments, environment) }
+        }
+    };
+    Outcome::Value(result)
+}
+
+fn spawn_found(
+    pid: *mut pid_t,
+    file: *const c_char,
+    actions: *const posix_spawn_file_actions_t,
+    attributes: *const posix_spawnattr_t,
+    arguments: Strings,
+    environment: Strings,
+) -> Outcome<c_int> {
+    if file.is_null() || !start::started() {
+        return Outcome::GoOn;
+    }
+    let mut path = [0; PAYLOAD_BYTES];
+    match find(file, &mut path) {
+        Some(path) => spawn(pid, path, actions, attributes, arguments, environment),
+        None => Outcome::GoOn,
+    }
+}

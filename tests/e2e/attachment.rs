@@ -1,0 +1,183 @@
+//! The choice of the layer's attachment, what the session says about it, and what the libc attachment must not cost or leave.
+
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use mirrord_tests::{Pod, User, World, finish, finish_within, for_every_user, on_path, skip, victim_or_skip};
+use serde_json::Value;
+
+const FILE: &str = "/shop/menu.txt";
+const MENU: &str = "soup\n";
+
+fn target<'world>(world: &'world World) -> Pod<'world> {
+    let target = world.pod("target", &[], &["sleep", "600"]);
+    target.put(FILE, MENU);
+    target
+}
+
+#[test]
+fn the_session_says_which_attachment_it_uses() {
+    for (layer, name) in [("auto", "syscall"), ("syscall", "syscall"), ("libc", "libc")] {
+        let world = World::new(User::Ordinary).with_layer(layer);
+        let target = target(&world);
+        let session = world.exec(&["-t", &target.target()], &["sleep", "600"]);
+        let info = session.info();
+        assert_eq!(info["attachment"], name, "{info}");
+        assert_ne!(info["attachment_reason"], "", "{info}");
+        session.stop();
+    }
+}
+
+#[test]
+fn the_configuration_chooses_as_well() {
+    let world = World::new(User::Ordinary);
+    let target = target(&world);
+    let config = world.write("mirrord.json", r#"{"layer": "libc"}"#);
+    let mut command = world.command(["exec", "-f", &config, "-t", &target.target(), "--", "sh", "-c"]);
+    let finished = finish(command.arg("echo $LD_PRELOAD; cat /shop/menu.txt"));
+    assert!(finished.out().contains("libmirrord_layer.so\nsoup"), "{finished}");
+    let wrong = world.write("wrong.json", r#"{"layer": "magic"}"#);
+    let finished = world.run(["exec", "-f", &wrong, "-t", &target.target(), "--", "true"]);
+    assert!(finished.err().contains("auto, syscall or libc"), "{finished}");
+}
+
+/// As in a container whose profile refuses it.
+#[test]
+fn where_filters_cannot_have_listeners_the_library_is_used() {
+    for_every_user(|user| {
+        let test = "where_filters_cannot_have_listeners_the_library_is_used";
+        let Some(place) = victim_or_skip("behaviour-dynamic", test) else { return };
+        let Some(outside) = victim_or_skip("behaviour-static", test) else { return };
+        let world = World::new(user);
+        let target = target(&world);
+        let script = format!("cat {FILE}; {outside} fopen {FILE}; {outside} fopen {FILE}; exit 3");
+        let exec = ["exec", "--output", "jsonl", "-t", &target.target(), "--", "sh", "-c", &script];
+        let mut restricted = world.other(&place);
+        restricted.arg("no-listeners").arg(mirrord_tests::program()).args(exec);
+        let finished = finish(&mut restricted);
+        assert_eq!(finished.code(), Some(3), "{finished}");
+        assert!(finished.out().starts_with("soup\nerror ENOENT"), "{finished}");
+        let events: Vec<Value> =
+            finished.err().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        let told = |text: &str| {
+            let warnings = events.iter().filter(|event| event["kind"] == "warning");
+            warnings.filter(|event| event["subject"].as_str().is_some_and(|said| said.contains(text))).count()
+        };
+        assert_eq!(told("behaviour-static is statically linked: not in the session"), 1, "{finished}");
+        assert_eq!(told("seccomp-listener"), 1, "the session says why: {finished}");
+    });
+}
+
+/// Programs that cannot load the library are in the session all the same where system calls can be trapped.
+#[test]
+fn static_programs_go_under_a_filter() {
+    let test = "static_programs_go_under_a_filter";
+    let Some(outside) = victim_or_skip("behaviour-static", test) else { return };
+    for_every_user(|user| {
+        let world = World::new(user).with_layer("libc");
+        let target = target(&world);
+        let cleaned = "import os, subprocess, sys\n\
+                       print(subprocess.run(sys.argv[1:], env={}, capture_output=True, text=True).stdout, end='')\n\
+                       os.execve(sys.argv[1], sys.argv[1:], {})";
+        for command in [
+            &[&*outside, "fopen", FILE][..],
+            &["sh", "-c", &format!("{outside} fopen {FILE}; true")],
+            &["env", "-i", &outside, "fopen", FILE],
+            &["python3", "-c", cleaned, &outside, "fopen", FILE],
+        ] {
+            let (finished, _) = world.exec_to_end(&["-t", &target.target()], command);
+            assert_eq!(finished.out().lines().last(), Some("ok 5 soup"), "{command:?}: {finished}");
+        }
+    });
+}
+
+/// A program that cleans its environment keeps its children in the session.
+#[test]
+fn the_library_is_handed_on() {
+    let world = World::new(User::Ordinary).with_layer("libc");
+    let target = target(&world);
+    for command in [
+        &["env", "-i", "/bin/cat", FILE][..],
+        &["env", "-i", "/bin/sh", "-c", "unset LD_PRELOAD; exec cat /shop/menu.txt"],
+    ] {
+        let (finished, _) = world.exec_to_end(&["-t", &target.target()], command);
+        assert_eq!(finished.out(), MENU, "{command:?}: {finished}");
+    }
+}
+
+#[test]
+fn many_threads_leave_no_descriptor() {
+    let test = "many_threads_leave_no_descriptor";
+    let Some(behaviour) = victim_or_skip("behaviour-dynamic", test) else { return };
+    // A minute of it: MIRRORD_TUI_TEST_STRESS=60.
+    let seconds = std::env::var("MIRRORD_TUI_TEST_STRESS").unwrap_or_else(|_| "5".to_owned());
+    let world = World::new(User::Ordinary).with_layer("libc");
+    let target = target(&world);
+    let mut command =
+        world.command(["exec", "--layer", "libc", "--output", "silent", "-t", &target.target()]);
+    command.args(["--", &behaviour, "stress", "64", &seconds, FILE]);
+    let limit = Duration::from_secs(seconds.parse::<u64>().expect("a number of seconds") + 60);
+    let finished = finish_within(&mut command, limit);
+    assert!(finished.out().starts_with("ok "), "{finished}");
+}
+
+/// A session, and the environment that its programs have: for tools that cannot run inside.
+fn beside<T>(world: &World, run: impl FnOnce(&[(&str, String)]) -> T) -> T {
+    let target = target(world);
+    let session = world.exec(&["-t", &target.target()], &["sh", "-c", "env; echo ready; exec sleep 600"]);
+    let mut variables = Vec::new();
+    for name in ["LD_PRELOAD", "MIRRORD_TUI_LAYER"] {
+        let pid = session.info()["command_pid"].as_u64().expect("it has a command");
+        let environment = fs::read(format!("/proc/{pid}/environ")).expect("the command's environment");
+        let entry = environment.split(|byte| *byte == 0).find_map(|entry| {
+            let entry = std::str::from_utf8(entry).ok()?;
+            entry.strip_prefix(name)?.strip_prefix('=').map(str::to_owned)
+        });
+        variables.push((name, entry.expect("the library is in the environment")));
+    }
+    let result = run(&variables);
+    session.stop();
+    result
+}
+
+#[test]
+fn valgrind_finds_nothing() {
+    if !on_path("valgrind") {
+        return skip("valgrind_finds_nothing", "valgrind is not installed");
+    }
+    let Some(behaviour) = victim_or_skip("behaviour-dynamic", "valgrind_finds_nothing") else { return };
+    let world = World::new(User::Ordinary).with_layer("libc");
+    beside(&world, |variables| {
+        for arguments in [&["fopen", FILE][..], &["opendir-walk", "/shop"], &["realpath", FILE]] {
+            let mut command = world.other("valgrind");
+            command.args(["-q", "--error-exitcode=9", "--leak-check=no"]);
+            command.arg(&behaviour).args(arguments).envs(variables.iter().cloned());
+            let finished = finish(&mut command);
+            assert_eq!(finished.code(), Some(0), "{arguments:?}: {finished}");
+        }
+    });
+}
+
+/// Twice the time of a bare start is the limit; the shortest of many starts, as others use the machine as well.
+#[test]
+fn starting_a_program_takes_at_most_twice_as_long() {
+    let world = World::new(User::Ordinary).with_layer("libc");
+    beside(&world, |variables| {
+        let time = |variables: &[(&str, String)]| {
+            let start = Instant::now();
+            let mut command: Command = world.other("/bin/true");
+            let status = command.envs(variables.iter().cloned()).status().expect("start true");
+            assert!(status.success());
+            start.elapsed()
+        };
+        let mut best = (Duration::MAX, Duration::MAX);
+        for _ in 0..200 {
+            best = (best.0.min(time(&[])), best.1.min(time(variables)));
+        }
+        println!("/bin/true: {:?} bare, {:?} with the library", best.0, best.1);
+        assert!(best.1 <= best.0 * 2, "{best:?}");
+    });
+}

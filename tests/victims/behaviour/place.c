@@ -1,0 +1,97 @@
+// Restricted places, and many threads at once.
+#include "behaviour.h"
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define REFUSE BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM)
+#define ALLOW BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+
+// Runs a program where no filter can have a listener, as in a container with Docker's default profile.
+static int no_listeners(char **argv) {
+    struct sock_filter program[] = {
+        LOAD(nr),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_seccomp, 1, 0),
+        ALLOW,
+        LOAD(args[1]),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, SECCOMP_FILTER_FLAG_NEW_LISTENER, 0, 1),
+        REFUSE,
+        ALLOW,
+    };
+    struct sock_fprog filter = {sizeof program / sizeof *program, program};
+    check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter));
+    execvp(argv[0], argv);
+    return check(-1);
+}
+
+static int open_descriptors(void) {
+    int count = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    if (!dir) return -1;
+    while (readdir(dir)) count++;
+    closedir(dir);
+    return count;
+}
+
+static const char *stress_path;
+static time_t stress_end;
+static long stress_rounds;
+
+static void *stress_thread(void *unused) {
+    (void)unused;
+    long rounds = 0;
+    do {
+        char buf[16];
+        int fd = check(open(stress_path, O_RDONLY | O_CLOEXEC));
+        if (check(read(fd, buf, sizeof buf)) == 0) wrong("nothing in %s", stress_path);
+        check(close(fd));
+        fd = check(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(1), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+        if (connect(fd, (struct sockaddr *)&to, sizeof to) == 0 || errno != ECONNREFUSED) wrong("connected to nobody, errno %d", errno);
+        check(close(fd));
+        if (rounds++ % 8 == 0) {
+            int status;
+            pid_t child = check(fork());
+            if (child == 0) {
+                execl("/bin/true", "true", (char *)NULL);
+                _exit(127);
+            }
+            check(waitpid(child, &status, 0));
+            if (status != 0) wrong("the child ended with status %#x", status);
+        }
+        __atomic_add_fetch(&stress_rounds, 1, __ATOMIC_RELAXED);
+    } while (time(NULL) < stress_end);
+    return NULL;
+}
+
+// Threads that open, connect, fork and execute; afterwards no descriptor is left.
+static int stress(char **argv) {
+    enum { MOST = 256 };
+    int threads = atoi(argv[0]), before = open_descriptors();
+    pthread_t all[MOST];
+    if (threads > MOST) wrong("more than %d threads", MOST);
+    stress_path = argv[2];
+    stress_end = time(NULL) + atoi(argv[1]);
+    for (int i = 0; i < threads; i++)
+        if (pthread_create(&all[i], NULL, stress_thread, NULL)) wrong("thread %d cannot be made", i);
+    for (int i = 0; i < threads; i++) pthread_join(all[i], NULL);
+    int after = open_descriptors();
+    if (after != before) wrong("%d descriptors before, %d after", before, after);
+    return ok("%ld", stress_rounds);
+}
+
+const struct command place_commands[] = {
+    {"no-listeners", "PROGRAM ARGS...", no_listeners, 1},
+    {"stress", "THREADS SECONDS PATH", stress, 3},
+    {0},
+};
