@@ -17,14 +17,23 @@ pub(super) fn settings() -> Result<ExitCode> {
 
 /// Completions of a shell.
 pub(super) fn completions(shell: Shell) -> Result<ExitCode> {
+    print(&completion_script(shell))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn completion_script(shell: Shell) -> String {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "mirrord-tui", &mut text);
-    print(&String::from_utf8_lossy(&text))?;
-    Ok(ExitCode::SUCCESS)
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 /// The manual page in roff, with the keys of the UI.
 pub(super) fn manual() -> Result<ExitCode> {
+    print(&page()?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn page() -> Result<String> {
     let mut text = Vec::new();
     clap_mangen::Man::new(Cli::command()).render(&mut text).context("make the manual page")?;
     let mut page = String::from_utf8_lossy(&text).into_owned();
@@ -36,13 +45,37 @@ pub(super) fn manual() -> Result<ExitCode> {
             page.push_str(&format!(".TP\n.B \\&{keys}\n\\&{help}\n"));
         }
     }
-    print(&page)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(page)
 }
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
+
+    #[test]
+    fn every_shell_completes_every_command() {
+        for shell in Shell::value_variants() {
+            let script = completion_script(*shell);
+            for sub in Cli::command().get_subcommands().filter(|sub| !sub.is_hide_set()) {
+                assert!(script.contains(sub.get_name()), "{shell}: {}", sub.get_name());
+            }
+        }
+    }
+
+    #[test]
+    fn the_manual_has_every_command_and_every_key() {
+        let page = page().unwrap();
+        for sub in Cli::command().get_subcommands().filter(|sub| !sub.is_hide_set()) {
+            let name = sub.get_name().replace('-', "\\-");
+            assert!(page.contains(&name), "{name}");
+        }
+        for (context, rows) in ui::key_table() {
+            assert!(page.contains(&format!(".SS {context}\n")), "{context}");
+            assert!(rows.iter().all(|(_, help)| page.contains(help)), "{context}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_consistent_and_has_no_command_without_help() {

@@ -1,6 +1,7 @@
 //! Every screen as text at two sizes, colours as runs of styles, and no panic at any size.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use mirrord_protocol::session::v1::EventBatch;
 use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::*;
@@ -9,7 +10,7 @@ use crate::ui::{
     model::targets::TargetRow,
     theme::ThemeName,
     tone::Tone,
-    update::{Msg, update},
+    update::{HostMsg, Msg, open, update},
 };
 
 fn press(model: &mut Model, keys: &str) {
@@ -63,8 +64,20 @@ fn with_targets(columns: u16, rows: u16) -> Model {
     model
 }
 
+/// A recording, some seconds before its end.
+fn replay(columns: u16, rows: u16) -> Model {
+    let mut model = fake::model(columns, rows);
+    drop(open(&mut model, "shop.jsonl"));
+    fake::say(&mut model, HostMsg::Info(Box::new(fake::info(mirrord_protocol::session::v1::Mode::Mirror))));
+    let events = (1..=40).map(fake::event).collect();
+    fake::say(&mut model, HostMsg::Events(EventBatch { events, dropped: 0, last_seq: 40 }));
+    fake::say(&mut model, HostMsg::Loaded);
+    press(&mut model, "<<<");
+    model
+}
+
 /// Name and the keys that lead there from the traffic tab.
-const SCREENS: [(&str, &str); 20] = [
+const SCREENS: [(&str, &str); 27] = [
     ("traffic__follow", ""),
     ("traffic__details", "kk\n"),
     ("traffic__frozen_filter", " /~c 5\n"),
@@ -84,6 +97,13 @@ const SCREENS: [(&str, &str); 20] = [
     ("arrives__all", "a"),
     ("targets__list", "q"),
     ("settings__all", ","),
+    ("sessions__list", "S"),
+    ("messages__list", ":theme\nE"),
+    ("copy__chooser", "y"),
+    ("export__path", "xh"),
+    ("sort__chooser", "o"),
+    ("details__search", "\n/sku\n"),
+    ("quit__chooser", "Q"),
     ("launch__empty", "qL"),
 ];
 
@@ -102,6 +122,10 @@ fn screens() {
                 let text = lines(&picture(&mut model));
                 insta::assert_snapshot!(format!("{name}__{columns}x{rows}"), text);
             }
+        }
+        for (columns, rows) in [(120, 40), (80, 24)] {
+            let text = lines(&picture(&mut replay(columns, rows)));
+            insta::assert_snapshot!(format!("replay__back__{columns}x{rows}"), text);
         }
         // Rows of two lines.
         for (name, keys) in [("traffic__follow", ""), ("files__list", "3"), ("targets__list", "q")] {
