@@ -105,8 +105,8 @@ fn picture() {
 
 fn spread(values: &mut [Duration]) -> String {
     values.sort_unstable();
-    let at = |part: f64| values[((values.len() - 1) as f64 * part) as usize];
-    format!("p50 {:?}, p99 {:?}, max {:?} (n {})", at(0.5), at(0.99), at(1.0), values.len())
+    let at = |percent: usize| values[(values.len() - 1) * percent / 100];
+    format!("p50 {:?}, p99 {:?}, max {:?} (n {})", at(50), at(99), at(100), values.len())
 }
 
 /// What a run of the loop has cost.
@@ -270,6 +270,7 @@ fn live(rate: Option<u64>, wall: Duration) -> Run {
 }
 
 /// Keeps the processor time of this thread where others can read it.
+#[expect(clippy::infinite_loop, reason = "it is dropped at the end of the run")]
 async fn sample(busy: &AtomicU64) {
     loop {
         busy.store(u64::try_from(thread_time().as_nanos()).unwrap(), Ordering::Relaxed);

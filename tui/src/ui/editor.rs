@@ -34,7 +34,7 @@ pub(super) async fn edit(text: &str) -> io::Result<String> {
     });
     command.arg(&editor).arg(&file.path).kill_on_drop(true);
     let status = command.status().await?;
-    line.is_fine();
+    line.leave_it();
     if !status.success() {
         return Err(io::Error::other(format!("the editor {} {status}", editor.to_string_lossy())));
     }
@@ -101,7 +101,7 @@ impl Line {
     }
 
     /// The editor has ended by itself.
-    fn is_fine(mut self) {
+    fn leave_it(mut self) {
         self.before = None;
     }
 }

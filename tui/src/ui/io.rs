@@ -440,7 +440,7 @@ async fn start_again(
     if let Ok(mut client) = services.connect(id).await {
         client.stop(StopRequest { kill: false }).await.map_err(sentence)?;
     }
-    while services.sessions()?.iter().any(|other| *other == spec.id) {
+    while services.sessions()?.contains(&spec.id) {
         tokio::time::sleep(limits::ENDING).await;
     }
     services.start(spec.again()).await

@@ -64,6 +64,10 @@ impl Session for FakeHost {
     async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let told = Arc::clone(&self.0);
         let (tx, rx) = mpsc::channel(4);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it ends with its stream, and the test with its runtime"
+        )]
         tokio::task::spawn(async move {
             let mut info = fake::info(wire::Mode::Mirror);
             drop(tx.send(Ok(info.clone())).await);
@@ -89,6 +93,10 @@ impl Session for FakeHost {
         self.0.note(format!("events from {from}"));
         if self.0.storm > 0 {
             let (tx, rx) = mpsc::channel(4);
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "it ends with its stream, and the test with its runtime"
+            )]
             tokio::task::spawn(storm(Arc::clone(&self.0), tx));
             return Ok(Response::new(Box::pin(ReceiverStream::new(rx))));
         }

@@ -154,9 +154,8 @@ async fn an_edit_closes_the_keys_and_opens_them_again() {
     let mut screen = Counter::default();
     let script = async {
         let sent = loop {
-            match ends._effects.recv().await.unwrap() {
-                Effect::Resend { edited, .. } => break edited.unwrap(),
-                _ => {}
+            if let Effect::Resend { edited, .. } = ends._effects.recv().await.unwrap() {
+                break edited.unwrap();
             }
         };
         "Ql".chars().for_each(|sign| keys.press(sign));

@@ -90,6 +90,7 @@ fn leaving_gives_the_terminal_back() {
 
 /// Does nothing unless the tests above run it, in a terminal of its own.
 #[test]
+#[expect(clippy::exit, reason = "the end of a program of its own, as after a panic")]
 fn the_guard_is_dropped_in_many_ways() {
     let Ok(ending) = std::env::var(ENDING) else { return };
     let mut terminal = Terminal::take(true).unwrap();
