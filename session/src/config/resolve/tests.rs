@@ -20,7 +20,7 @@ fn a_file_of_mirrord_works_and_what_has_no_effect_is_named() {
     let text = r#"{
         "target": { "path": "deployment/api/container/web", "namespace": "shop" },
         "operator": false, "telemetry": false,
-        "agent": { "ephemeral": true, "flush_connections": false },
+        "agent": { "ephemeral": false, "flush_connections": false },
         "feature": {
             "env": { "include": "A;B_*", "override": { "X": "1" } },
             "fs": { "mode": "localwithoverrides", "read_only": ".+\\.yaml", "local": ["^/a;b"] },
@@ -47,6 +47,11 @@ fn a_file_of_mirrord_works_and_what_has_no_effect_is_named() {
     {
         assert!(named.contains(key), "{named}");
     }
+}
+
+#[test]
+fn an_ephemeral_container_is_refused_rather_than_ignored() {
+    assert!(resolved(r#"{"agent": {"ephemeral": true}}"#).is_err());
 }
 
 #[test]
