@@ -148,6 +148,8 @@ fn tests(mut command: Command, count: &mut Count) -> Result<()> {
     command.stdout(Stdio::piped());
     let mut child = command.spawn().context("start cargo test")?;
     let log = root().join("target/test.log");
+    // With CARGO_TARGET_DIR set the build makes no such folder here.
+    fs::create_dir_all(root().join("target"))?;
     let mut file = fs::OpenOptions::new()
         .create(true)
         .append(true)
