@@ -1,5 +1,5 @@
 #!/bin/bash
-# cluster.sh up | down [--wipe] | status | kubeconfig | exec COMMAND...
+# cluster.sh up | down [--wipe] | status | kubeconfig | exec COMMAND... | restart COMPONENT
 #
 # A real one-node Kubernetes for the end-to-end tests, in its own network, mount and PID namespaces:
 #  - it has no default route: nothing that a pod, the kubelet or a probe sends can leave the machine;
@@ -19,6 +19,7 @@ main() {
     status) status ;;
     kubeconfig) echo "$KUBECONFIG" ;;
     exec) shift; running || die "the cluster is not up"; in_node "$@" ;;
+    restart) shift; locked restart "$@" ;;
     become-node) become_node ;;
     *) sed -n '2s/^# //p' "$0"; exit 2 ;;
   esac
@@ -219,6 +220,19 @@ start() {
   local path=$STATE/bin/$program; [ -x "$path" ] || path=$program
   setsid nsenter -t "$(cat "$INIT")" --net --mount --pid -- "$path" "$@" > "$STATE/log/$program.log" 2>&1 < /dev/null 9>&- &
   echo $! > "$RUN/$program.pid"
+  disown
+}
+
+# restart NAME: ends one component as a crash would, and starts it with the arguments that it had
+restart() {
+  local name=${1:-} pid child command
+  running || die "the cluster is not up"
+  pid=$(cat "$RUN/$name.pid" 2> /dev/null) && child=$(pgrep -P "$pid") || die "$name does not run"
+  mapfile -d '' command < "/proc/$pid/cmdline"
+  kill -9 "$child"
+  while kill -0 "$pid" 2> /dev/null; do sleep 0.02; done
+  setsid "${command[@]}" >> "$STATE/log/$name.log" 2>&1 < /dev/null 9>&- &
+  echo $! > "$RUN/$name.pid"
   disown
 }
 

@@ -116,6 +116,31 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Kills one component of the cluster and starts it again; returns when the process is there, which says nothing of its service.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[track_caller]
+    pub fn restart(&self, component: &str) {
+        let done = Command::new(script()).args(["restart", component]).stdin(Stdio::null()).output();
+        let done = done.expect("run cluster.sh");
+        assert!(done.status.success(), "{component} is not restarted: {}", text(&done.stderr));
+    }
+
+    /// Runs a command on the node and gives what it prints.
+    ///
+    /// # Panics
+    /// When it fails.
+    #[track_caller]
+    pub fn on_node(&self, command: &[&str]) -> String {
+        let done = Command::new(script()).arg("exec").args(command).stdin(Stdio::null()).output();
+        let done = done.expect("run cluster.sh");
+        assert!(done.status.success(), "on the node, {command:?}: {}", text(&done.stderr));
+        text(&done.stdout)
+    }
+}
+
 /// The script that starts and stops the cluster.
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/cluster.sh")

@@ -3,9 +3,13 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io,
     net::SocketAddr,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::FileExt,
+    },
     sync::{
         Arc, Mutex, PoisonError,
         mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
@@ -91,7 +95,7 @@ impl CaptureThread {
             generation: queue.generation(),
             out: Producer::new(queue.clone()),
             queue,
-            judge: Namespace { conntrack, diagnosis, redirects, tracked: false, own },
+            judge: Namespace { conntrack, diagnosis, redirects, tracked: tracked(), own },
             orders_rx,
             wake: Arc::clone(&wake),
             shared: Arc::clone(&shared),
@@ -180,7 +184,6 @@ impl Worker {
                 Ok(Order::Ports { ports, redirects, done }) => {
                     self.flows.set_ports(ports);
                     self.judge.redirects = redirects;
-                    self.judge.look_around();
                     // An owner that does not wait any more will notice by itself.
                     drop(done.send(self.set_filter()));
                 }
@@ -230,7 +233,6 @@ impl Worker {
         self.swept = Instant::now();
         self.flows.sweep(now_ns(), &mut self.judge, &mut self.out);
         self.out.flush();
-        self.judge.look_around();
         if let Err(error) = self.set_filter() {
             tracing::warn!(
                 error = format!("{:#}", anyhow::Error::from(error)),
@@ -272,21 +274,28 @@ struct Namespace {
     diagnosis: Option<SockDiag>,
     /// We redirect ourselves.
     redirects: bool,
-    /// Somebody tracks connections here, so somebody may redirect.
-    tracked: bool,
+    /// [`TRACKED`] of this namespace, whichever thread reads it.
+    tracked: Option<File>,
     own: OwnConnections,
 }
 
+/// The file shows the namespace of the thread that opens it.
+fn tracked() -> Option<File> {
+    File::open(TRACKED).ok()
+}
+
 impl Namespace {
-    fn look_around(&mut self) {
-        let count = std::fs::read_to_string(TRACKED).unwrap_or_default();
-        self.tracked = !matches!(count.trim(), "" | "0");
+    /// Somebody tracks connections here, so somebody may redirect. Asked for each connection, which is tracked itself then: a proxy's
+    /// first one must not be taken for the target's.
+    fn is_tracked(&self) -> bool {
+        let mut first = [0];
+        let read = self.tracked.as_ref().map(|file| file.read_at(&mut first, 0));
+        matches!(read, Some(Ok(1))) && first != *b"0"
     }
 
     fn is_redirected(&mut self, client: SocketAddr, server: SocketAddr) -> bool {
-        let Some(conntrack) = self.conntrack.as_ref().filter(|_| self.redirects || self.tracked) else {
-            return false;
-        };
+        let asked = self.redirects || self.is_tracked();
+        let Some(conntrack) = self.conntrack.as_ref().filter(|_| asked) else { return false };
         let flow = Flow { transport: Transport::Tcp, src: client, dst: server };
         match conntrack.lookup(&flow) {
             // Tracking that began in the middle may take the server for the one who began; that is no redirection.
@@ -325,7 +334,7 @@ mod tests {
     fn the_kernel_knows_which_connections_are_gone() {
         let diagnosis = network::netlink(netlink::SOCK_DIAG).ok().map(SockDiag::from_socket);
         let own = OwnConnections::default();
-        let mut namespace = Namespace { conntrack: None, diagnosis, redirects: false, tracked: false, own };
+        let mut namespace = Namespace { conntrack: None, diagnosis, redirects: false, tracked: None, own };
         for listen in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(listen).unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

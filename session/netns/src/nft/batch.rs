@@ -22,6 +22,8 @@ const FAMILY_INET: u8 = 1;
 const BATCH_HEADER: [u8; 4] = [0, 0, 0, 10];
 const HEADER: [u8; 4] = [FAMILY_INET, 0, 0, 0];
 const REGISTER: u32 = 1;
+/// NFT_NAT_DNAT.
+const NAT_DESTINATION: u32 = 1;
 
 /// Where a base chain is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,12 +159,23 @@ impl Rule {
 
     /// redirect to a fixed port of this namespace.
     pub(super) fn redirect(self, port: u16) -> Self {
+        self.to_register(port).redirect_to_register()
+    }
+
+    /// dnat to another port of the same address. A redirect would lead to 127.0.0.1 what leaves through `lo`, and a client there that
+    /// is not of this machine would never be answered from that address.
+    pub(super) fn to_port(self, port: u16) -> Self {
+        self.to_register(port).expression("nat", |data| {
+            data.be32(1, NAT_DESTINATION).be32(2, FAMILY_INET.into()).be32(5, REGISTER);
+        })
+    }
+
+    fn to_register(self, port: u16) -> Self {
         self.expression("immediate", |data| {
             data.be32(1, REGISTER).nest(2, |content| {
                 content.attribute(1, &port.to_be_bytes());
             });
         })
-        .redirect_to_register()
     }
 
     /// redirect to the port that the first two bytes of the register hold. Has no form in nft's own language.

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! chain keep  filter input      0   ct established -> accept        keeps connection tracking in use
-//! chain pre   nat    prerouting -99 daddr local, syn to P -> redirect
-//! chain out   nat    output     -99 agent's mark -> accept; on lo, syn to P -> redirect
+//! chain pre   nat    prerouting -99 daddr local, syn to P -> the listener's port
+//! chain out   nat    output     -99 agent's mark -> accept; on lo, syn to P -> the listener's port
 //! ```
 //! Only SYNs match, so open connections stay with the target. When the last rule that uses connection tracking went away, the kernel
 //! would stop translating stolen connections and they would be reset: `keep` stays until the last of them has ended.
-//! The priority is one behind that of a service mesh or of kube-proxy (-100), so what those translate is caught behind them.
+//! The priority is one behind that of a service mesh or of kube-proxy (-100): where those have translated, the kernel asks no further
+//! chain. So what a sidecar takes arrives at the sidecar, and is caught in `out` on its way from there to the application.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -144,7 +145,7 @@ impl StealTable {
             rule.tcp_syn()
                 .destination_port(port)
                 .counter()
-                .redirect(self.listener)
+                .to_port(self.listener)
                 .comment(format!("mirrord {port}"))
         };
         let local = if self.local_only { Rule::new().destination_is_local() } else { Rule::new() };
