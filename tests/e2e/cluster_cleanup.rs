@@ -1,59 +1,15 @@
 //! However a session ends, the cluster is as it was within 30 s: no Job, pod or ConfigMap, and the target answers for itself.
 
-use mirrord_tests::{Cluster, GONE, LIMIT, Namespace, Session, User, World, signal, wait_until};
+use mirrord_tests::{GONE, LIMIT, Stolen, User, World, signal, wait_until};
 use rustix::process::Signal;
 
-/// A pod whose port is stolen, and somebody who asks it.
-struct Stolen {
-    namespace: Namespace,
-    url: String,
-}
-
-impl Stolen {
-    fn new(test: &str) -> Option<Self> {
-        let namespace = Cluster::get(test)?.namespace(test);
-        let address = namespace.pod("app", "hello", &[]);
-        namespace.customer();
-        Some(Self { namespace, url: format!("http://{address}:8080/") })
-    }
-
-    fn steal<'world>(&self, world: &'world World) -> Session<'world> {
-        let tool = world.install(env!("CARGO_BIN_EXE_e2e-tool"));
-        let log = world.home().join("own.log").to_string_lossy().into_owned();
-        let kubeconfig = self.namespace.cluster.kubeconfig_for(world);
-        let options = [
-            "--kubeconfig",
-            &kubeconfig,
-            "-n",
-            &self.namespace.name,
-            "-t",
-            "pod/app",
-            "-p",
-            "8080",
-            "--steal",
-        ];
-        let session = world.exec(&options, &[&tool, "clerk", "8080", "own", &log]);
-        session.wait_mode(8080, "steal");
-        assert!(self.is_stolen());
-        session
-    }
-
-    fn is_stolen(&self) -> bool {
-        self.namespace.ask(&self.url).is_some_and(|answer| answer.starts_with("own "))
-    }
-
-    /// Waits until the pod answers for itself and nothing of the agent is left.
-    fn is_over(&self, what: &str) {
-        wait_until("the pod answers for itself", GONE, || {
-            self.namespace.ask(&self.url).is_some_and(|answer| !answer.starts_with("own "))
-        });
-        println!("{what}: gone after {:?}", self.namespace.no_agents());
-    }
+fn stolen(test: &str) -> Option<Stolen> {
+    Stolen::new(test, env!("CARGO_BIN_EXE_e2e-tool"))
 }
 
 #[test]
 fn nothing_is_left_after_the_end() {
-    let Some(stolen) = Stolen::new("end") else { return };
+    let Some(stolen) = stolen("end") else { return };
     let world = World::new(User::Root);
     stolen.steal(&world).stop();
     stolen.is_over("stop");
@@ -61,7 +17,7 @@ fn nothing_is_left_after_the_end() {
 
 #[test]
 fn nothing_is_left_after_sigkill_of_the_host() {
-    let Some(stolen) = Stolen::new("kill") else { return };
+    let Some(stolen) = stolen("kill") else { return };
     let world = World::new(User::Root);
     let session = stolen.steal(&world);
     let host = session.info()["host_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap();
@@ -72,7 +28,7 @@ fn nothing_is_left_after_sigkill_of_the_host() {
 
 #[test]
 fn an_agent_that_is_deleted_comes_back() {
-    let Some(stolen) = Stolen::new("deleted") else { return };
+    let Some(stolen) = stolen("deleted") else { return };
     let world = World::new(User::Root);
     let session = stolen.steal(&world);
     let first = stolen.namespace.agent_pod();
@@ -87,7 +43,7 @@ fn an_agent_that_is_deleted_comes_back() {
 
 #[test]
 fn the_session_ends_with_its_target() {
-    let Some(stolen) = Stolen::new("target") else { return };
+    let Some(stolen) = stolen("target") else { return };
     let world = World::new(User::Root);
     let session = stolen.steal(&world);
     stolen.namespace.kubectl(&["delete", "pod", "app", "--wait=false"]);
@@ -99,7 +55,7 @@ fn the_session_ends_with_its_target() {
 
 #[test]
 fn a_command_that_cannot_start_leaves_nothing() {
-    let Some(stolen) = Stolen::new("nostart") else { return };
+    let Some(stolen) = stolen("nostart") else { return };
     let world = World::new(User::Root);
     let kubeconfig = stolen.namespace.cluster.kubeconfig_for(&world);
     let options = ["--kubeconfig", &kubeconfig, "-n", &stolen.namespace.name, "-t", "pod/app"];

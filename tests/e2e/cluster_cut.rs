@@ -1,4 +1,5 @@
-//! The network between this machine and the API server is cut for 10 s: a pause, and nothing is lost.
+//! The network between this machine and the API server is cut: for 10 s and nothing is lost; for 30 s, or for good while the host
+//! dies, and nothing is left a minute later. These two take longer than the cut, three quarters of a minute.
 
 use std::{
     io::{Read, Write},
@@ -11,12 +12,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mirrord_tests::{Cluster, LIMIT, User, World, wait_until};
+use mirrord_tests::{
+    Cluster, GONE, LIMIT, Session, Stolen, User, World, kubeconfig_through, signal, wait_until,
+};
+use rustix::process::Signal;
 
-/// Where the API server listens (`tests/cluster/README.md`).
-const SERVER: &str = "10.243.0.2:6443";
-/// How long the cut takes; the length itself is what is tested.
+/// How long a cut takes that a session survives; the length itself is what is tested.
 const CUT: Duration = Duration::from_secs(10);
+/// A cut after which only the end counts.
+const LONG_CUT: Duration = Duration::from_secs(30);
 
 /// A wire to the API server that can be cut: nothing passes then, in neither direction, and nobody is told.
 #[derive(Debug, Default)]
@@ -35,7 +39,7 @@ impl Wire {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 of_listener.connections.fetch_add(1, Ordering::Relaxed);
-                let server = TcpStream::connect(SERVER).unwrap();
+                let server = TcpStream::connect(Cluster::SERVER).unwrap();
                 client.set_nodelay(true).unwrap();
                 server.set_nodelay(true).unwrap();
                 let (back_from, back_to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
@@ -67,34 +71,29 @@ impl Wire {
     }
 }
 
+fn stolen(test: &str) -> Option<Stolen> {
+    Stolen::new(test, env!("CARGO_BIN_EXE_e2e-tool"))
+}
+
+/// A session that steals, through a wire.
+fn steal<'world>(stolen: &Stolen, world: &'world World) -> (Arc<Wire>, Session<'world>) {
+    let (wire, through) = Wire::new();
+    let kubeconfig = kubeconfig_through(stolen.namespace.cluster, world, &through.to_string());
+    (wire, stolen.steal_through(world, &kubeconfig))
+}
+
 #[test]
 fn a_session_survives_ten_seconds_without_a_network() {
-    let Some(cluster) = Cluster::get("cut") else { return };
-    let namespace = cluster.namespace("cut");
-    let address = namespace.pod("app", "hello", &[]);
-    namespace.customer();
-    let url = format!("http://{address}:8080/");
+    let Some(stolen) = stolen("cut") else { return };
     let world = World::new(User::Root);
-    let (wire, through) = Wire::new();
-    let kubeconfig =
-        std::fs::read_to_string(cluster.kubeconfig()).unwrap().replace(SERVER, &through.to_string());
-    let kubeconfig = world.file("kubeconfig", &kubeconfig).to_string_lossy().into_owned();
-    let tool = world.install(env!("CARGO_BIN_EXE_e2e-tool"));
-    let log = world.home().join("own.log").to_string_lossy().into_owned();
-    let options =
-        ["--kubeconfig", &kubeconfig, "-n", &namespace.name, "-t", "pod/app", "-p", "8080", "--steal"];
-    let session = world.exec(&options, &[&tool, "clerk", "8080", "own", &log]);
-    session.wait_mode(8080, "steal");
-    assert!(namespace.ask(&url).is_some_and(|answer| answer.starts_with("own ")));
+    let (wire, session) = steal(&stolen, &world);
     let before = wire.connections.load(Ordering::Relaxed);
 
     wire.cut(true);
     thread::sleep(CUT);
     wire.cut(false);
     let mended = Instant::now();
-    wait_until("the local process answers again", LIMIT, || {
-        namespace.ask(&url).is_some_and(|answer| answer.starts_with("own "))
-    });
+    wait_until("the local process answers again", LIMIT, || stolen.is_stolen());
     let after = wire.connections.load(Ordering::Relaxed);
     println!("back after {:?}, {} new connections", mended.elapsed(), after - before);
     session.wait_mode(8080, "steal");
@@ -109,4 +108,35 @@ fn a_session_survives_ten_seconds_without_a_network() {
         "a number is missing: {numbers:?}"
     );
     session.stop();
+    stolen.is_over("a cut of 10 s");
+}
+
+#[test]
+fn half_a_minute_without_a_network_leaves_nothing() {
+    let Some(stolen) = stolen("long-cut") else { return };
+    let world = World::new(User::Root);
+    let (wire, session) = steal(&stolen, &world);
+    wire.cut(true);
+    thread::sleep(LONG_CUT);
+    wire.cut(false);
+    let mended = Instant::now();
+    wait_until("the local process answers again", GONE, || stolen.is_stolen());
+    println!("back after {:?}", mended.elapsed());
+    session.stop();
+    stolen.is_over("a cut of 30 s");
+}
+
+#[test]
+fn a_host_that_dies_without_a_network_leaves_nothing() {
+    let Some(stolen) = stolen("cut-kill") else { return };
+    let world = World::new(User::Root);
+    let (wire, session) = steal(&stolen, &world);
+    wire.cut(true);
+    let cut = Instant::now();
+    let host = session.info()["host_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap();
+    signal(host, Signal::KILL);
+    drop(session.wait());
+    stolen.is_over("SIGKILL of the host behind a cut");
+    println!("gone {:?} after the cut", cut.elapsed());
+    wire.cut(false);
 }

@@ -4,9 +4,6 @@ use std::net::TcpListener;
 
 use mirrord_tests::{Cluster, Finished, Namespace, User, World};
 
-/// Where the API server listens (`tests/cluster/README.md`).
-const SERVER: &str = "10.243.0.2:6443";
-
 /// `exec` against a pod; it must fail, with all of `wanted` in what it says.
 #[track_caller]
 fn refused(world: &World, options: &[&str], wanted: &[&str]) -> Finished {
@@ -42,7 +39,7 @@ fn a_cluster_that_is_not_there_is_named() {
     let Some((_hello, world, kubeconfig)) = hello("away") else { return };
     // A port that was free a moment ago: nobody listens.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let away = changed(&world, &kubeconfig, "away", |line| line.replace(SERVER, &free.to_string()));
+    let away = changed(&world, &kubeconfig, "away", |line| line.replace(Cluster::SERVER, &free.to_string()));
     refused(&world, &["--kubeconfig", &away, "-t", "pod/hello"], &["cannot be reached", &free.to_string()]);
     refused(
         &world,
@@ -103,9 +100,10 @@ fn a_right_that_is_missing_is_named() {
     let token = namespace.kubectl(&["create", "token", "dev"]);
     let own = format!(
         "apiVersion: v1\nkind: Config\ncurrent-context: dev\n\
-         clusters: [{{name: c, cluster: {{server: 'https://{SERVER}', insecure-skip-tls-verify: true}}}}]\n\
+         clusters: [{{name: c, cluster: {{server: 'https://{}', insecure-skip-tls-verify: true}}}}]\n\
          users: [{{name: dev, user: {{token: '{}'}}}}]\n\
          contexts: [{{name: dev, context: {{cluster: c, user: dev, namespace: {}}}}}]\n",
+        Cluster::SERVER,
         token.trim(),
         namespace.name
     );

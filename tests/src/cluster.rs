@@ -27,6 +27,9 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// Where the API server listens (`tests/cluster/README.md`).
+    pub const SERVER: &str = "10.243.0.2:6443";
+
     /// The cluster of this run; `None`: it cannot be had here, and this was said aloud.
     ///
     /// # Panics
@@ -128,6 +131,13 @@ impl Cluster {
         assert!(done.status.success(), "{component} is not restarted: {}", text(&done.stderr));
     }
 
+    /// Whether the API server answers, and the kubelet through it.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        let kubelet = self.try_kubectl(&["get", "--raw", "/api/v1/nodes/node1/proxy/healthz"]);
+        self.try_kubectl(&["get", "--raw", "/readyz"]).is_ok() && kubelet.is_ok_and(|said| said == "ok")
+    }
+
     /// Runs a command on the node and gives what it prints.
     ///
     /// # Panics
@@ -175,6 +185,13 @@ impl Namespace {
     /// Starts a pod of one of the cluster's images and waits until it is ready; its address.
     #[track_caller]
     pub fn pod(&self, name: &str, image: &str, command: &[&str]) -> String {
+        self.start(name, image, command);
+        self.ready(name)
+    }
+
+    /// Starts a pod and waits for nothing.
+    #[track_caller]
+    pub(crate) fn start(&self, name: &str, image: &str, command: &[&str]) {
         let image = format!("--image=registry.test/{image}:1");
         let mut args = vec!["run", name, &image, "--restart=Always"];
         if !command.is_empty() {
@@ -182,7 +199,6 @@ impl Namespace {
             args.extend(command);
         }
         self.kubectl(&args);
-        self.ready(name)
     }
 
     /// Waits until a pod is ready; its address.
@@ -209,8 +225,9 @@ impl Namespace {
     /// Everything of agents that there is: jobs, pods, ConfigMaps.
     #[must_use]
     pub fn agents(&self) -> Vec<String> {
-        let found = self.get(&["jobs,pods,configmaps", "-l", "app.kubernetes.io/managed-by=mirrord-tui"]);
-        let items = found["items"].as_array().cloned().unwrap_or_default();
+        let query = ["jobs,pods,configmaps", "-l", "app.kubernetes.io/managed-by=mirrord-tui"];
+        // An API server that is away says nothing, which is not that there is nothing.
+        let items = wait_for("a list of agents", READY, || self.get(&query)["items"].as_array().cloned());
         items
             .iter()
             .map(|item| format!("{} {}", item["kind"], item["metadata"]["name"]).replace('"', ""))

@@ -159,18 +159,18 @@ impl Rule {
 
     /// redirect to a fixed port of this namespace.
     pub(super) fn redirect(self, port: u16) -> Self {
-        self.to_register(port).redirect_to_register()
+        self.load_port(port).redirect_to_register()
     }
 
     /// dnat to another port of the same address. A redirect would lead to 127.0.0.1 what leaves through `lo`, and a client there that
     /// is not of this machine would never be answered from that address.
-    pub(super) fn to_port(self, port: u16) -> Self {
-        self.to_register(port).expression("nat", |data| {
+    pub(super) fn change_port(self, port: u16) -> Self {
+        self.load_port(port).expression("nat", |data| {
             data.be32(1, NAT_DESTINATION).be32(2, FAMILY_INET.into()).be32(5, REGISTER);
         })
     }
 
-    fn to_register(self, port: u16) -> Self {
+    fn load_port(self, port: u16) -> Self {
         self.expression("immediate", |data| {
             data.be32(1, REGISTER).nest(2, |content| {
                 content.attribute(1, &port.to_be_bytes());

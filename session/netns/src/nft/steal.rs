@@ -145,7 +145,7 @@ impl StealTable {
             rule.tcp_syn()
                 .destination_port(port)
                 .counter()
-                .to_port(self.listener)
+                .change_port(self.listener)
                 .comment(format!("mirrord {port}"))
         };
         let local = if self.local_only { Rule::new().destination_is_local() } else { Rule::new() };
