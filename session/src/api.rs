@@ -155,14 +155,6 @@ impl session_server::Session for Api {
         self.ask(|reply| Command::Replay { request, reply }).await.map(Response::new)
     }
 
-    async fn restart(
-        &self,
-        _: Request<wire::RestartRequest>,
-    ) -> Result<Response<wire::RestartReply>, Status> {
-        let equal = self.info.borrow().equal_command.clone();
-        Err(Status::unimplemented(format!("a session runs its command once; start an equal one: {equal}")))
-    }
-
     type TerminalStream = Answers<wire::TerminalOutput>;
 
     async fn terminal(

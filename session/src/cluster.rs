@@ -18,10 +18,10 @@ mod tests;
 pub mod watch;
 mod workload;
 
-pub use client::{Cluster, ClusterConfig, connect, connect_quietly};
+pub use client::{Cluster, ClusterConfig, connect, connect_quietly, contexts};
 pub use error::ClusterError;
 pub use mesh::Mesh;
 pub use pod::TargetPod;
 pub use resolve::{Which, resolve};
-pub use targets::{ClusterTarget, Scope, list};
-pub use watch::{Seen, Watching, watch};
+pub use targets::{ClusterTarget, Scope, list, namespaces};
+pub use watch::{Place, Seen, Watching, watch};

@@ -12,7 +12,7 @@ mod texts;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::{
     demo::{self, DemoArgs, Service},
@@ -26,11 +26,23 @@ use crate::{
 /// The process receives the target's incoming traffic (a copy, or the real thing), its connections and DNS lookups leave from the
 /// target, and it reads the target's files and environment. Nothing is installed anywhere and nothing stays behind.
 #[derive(Debug, Parser)]
-#[command(name = "mirrord-tui", version, propagate_version = true)]
+#[command(name = "mirrord-tui", version, propagate_version = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    targets: TargetsArgs,
     /// Without one: the terminal UI with the targets of this machine and of the cluster.
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+/// Which targets the terminal UI lists at first.
+#[derive(Debug, Default, Args)]
+struct TargetsArgs {
+    #[command(flatten)]
+    cluster: cluster::ClusterArgs,
+    /// Targets of all namespaces of the cluster; needs the right to list pods in all.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -86,7 +98,7 @@ enum Command {
 impl Cli {
     /// Runs the command; the result is the exit code of the program.
     pub(crate) fn run(self) -> Result<ExitCode> {
-        let Some(command) = self.command else { return without_command() };
+        let Some(command) = self.command else { return without_command(&self.targets) };
         match command {
             Command::Demo(args) => demo::run(&args),
             Command::DemoService { service } => demo::serve(service),
@@ -109,9 +121,10 @@ impl Cli {
 }
 
 /// The terminal UI; where it cannot be drawn, what the program can do.
-fn without_command() -> Result<ExitCode> {
+fn without_command(targets: &TargetsArgs) -> Result<ExitCode> {
     if ui::has_terminal() {
-        return ui::run(&Start::Targets);
+        let (cluster, all_namespaces) = (targets.cluster.config(), targets.all_namespaces);
+        return ui::run(&Start::Targets { cluster, all_namespaces });
     }
     print(&Cli::command().render_help().to_string())?;
     Ok(ExitCode::from(2))

@@ -40,7 +40,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use crossterm::event::EventStream;
-use mirrord_session::{spec::SessionSpec, starter};
+use mirrord_session::{cluster::ClusterConfig, spec::SessionSpec, starter};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -61,7 +61,8 @@ use crate::failure::{Hinted, OWN_FAILURE};
 /// What the UI shows first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
-    Targets,
+    /// Those of this machine, and of this cluster; `all_namespaces` or the configured one.
+    Targets { cluster: ClusterConfig, all_namespaces: bool },
     /// A running session, by the beginning of its id.
     Session(String),
     /// The same, but it ends with the window.
@@ -123,7 +124,7 @@ fn run_with(start: &Start, warnings: &[String]) -> Result<ExitCode> {
     let mut options = Options::load()?;
     options.utc_offset = utc_offset();
     let first = match start {
-        Start::Targets => Screen::Targets,
+        Start::Targets { .. } => Screen::Targets,
         Start::Session(_) | Start::Owned(_) | Start::Recording(_) => Screen::Session,
     };
     let mut model = Model::new(options, first);
@@ -135,7 +136,14 @@ fn run_with(start: &Start, warnings: &[String]) -> Result<ExitCode> {
     let begin = match start {
         Start::Session(id) | Start::Owned(id) => update::attach(&mut model, id),
         Start::Recording(path) => update::open(&mut model, path),
-        Start::Targets => Vec::new(),
+        Start::Targets { .. } => Vec::new(),
+    };
+    let machine = match start {
+        Start::Targets { cluster, all_namespaces } => Machine::new(cluster.clone(), *all_namespaces),
+        Start::Session(_) | Start::Owned(_) | Start::Recording(_) => {
+            let context = std::env::var("MIRRORD_TUI_CONTEXT").ok();
+            Machine::new(ClusterConfig { context, ..ClusterConfig::default() }, false)
+        }
     };
 
     let (msgs_tx, msgs) = mpsc::channel(limits::MESSAGES);
@@ -145,7 +153,7 @@ fn run_with(start: &Start, warnings: &[String]) -> Result<ExitCode> {
         .name("io".to_owned())
         .spawn(move || -> std::io::Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(Io::new(Arc::new(Machine::default()), msgs_tx).run(effects_rx));
+            runtime.block_on(Io::new(Arc::new(machine), msgs_tx).run(effects_rx));
             runtime.shutdown_timeout(limits::CLOSE);
             Ok(())
         })

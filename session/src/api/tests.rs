@@ -162,7 +162,6 @@ async fn nonsense_is_refused_with_a_sentence() {
         assert_eq!(event.code(), Code::NotFound);
         let unknown = wire::EventsRequest { kinds: vec![77], ..Default::default() };
         assert_eq!(client.events(unknown).await.unwrap_err().code(), Code::InvalidArgument);
-        assert_eq!(client.restart(wire::RestartRequest {}).await.unwrap_err().code(), Code::Unimplemented);
         let terminal = client.terminal(tokio_stream::empty()).await.unwrap_err();
         assert_eq!(terminal.code(), Code::FailedPrecondition);
     })

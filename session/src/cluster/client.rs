@@ -200,36 +200,62 @@ impl Cluster {
     }
 }
 
+/// Names of the contexts that can be chosen, the current one first; none where there is no kubeconfig. Reads files.
+///
+/// # Errors
+/// When a file cannot be read or understood.
+pub fn contexts(wanted: &ClusterConfig) -> Result<Vec<String>, ClusterError> {
+    let Some((kubeconfig, _)) = kubeconfig(wanted)? else { return Ok(Vec::new()) };
+    let current = kubeconfig.current_context.unwrap_or_default();
+    let mut names: Vec<String> = kubeconfig.contexts.into_iter().map(|context| context.name).collect();
+    names.sort_by(|a, b| (*a != current).cmp(&(*b != current)).then_with(|| a.cmp(b)));
+    Ok(names)
+}
+
 /// Reads the settings; gives the context's name along.
 async fn settings(wanted: &ClusterConfig) -> Result<(Config, String), ClusterError> {
+    let Some((kubeconfig, files)) = kubeconfig(wanted)? else {
+        return match Config::incluster() {
+            Ok(config) => Ok((config, IN_CLUSTER.to_owned())),
+            Err(source) => {
+                let looked = kubeconfig_files(None);
+                Err(ClusterError::NoKubeconfig { looked, source: source.into() })
+            }
+        };
+    };
+    let known: Vec<String> = kubeconfig.contexts.iter().map(|context| context.name.clone()).collect();
+    let current = kubeconfig.current_context.clone().filter(|context| !context.is_empty());
+    let Some(context) = wanted.context.clone().or(current) else {
+        return Err(ClusterError::NoContext { files, known });
+    };
+    if !known.contains(&context) {
+        return Err(ClusterError::UnknownContext { files, context, known });
+    }
+    let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options)
+        .await
+        .map_err(|source| ClusterError::Kubeconfig { files, source: Box::new(source) })?;
+    Ok((config, context))
+}
+
+/// The kubeconfig and the files that it is made of; `None` when there is none and nothing asks for one.
+fn kubeconfig(wanted: &ClusterConfig) -> Result<Option<(Kubeconfig, Vec<PathBuf>)>, ClusterError> {
     let files = kubeconfig_files(wanted.kubeconfig.as_deref());
     let existing: Vec<PathBuf> = files.iter().filter(|file| file.exists()).cloned().collect();
     if existing.is_empty() {
         if wanted.kubeconfig.is_none() && wanted.context.is_none() {
-            return match Config::incluster() {
-                Ok(config) => Ok((config, IN_CLUSTER.to_owned())),
-                Err(source) => Err(ClusterError::NoKubeconfig { looked: files, source: source.into() }),
-            };
+            return Ok(None);
         }
         let source = Kubeconfig::read_from(files.first().cloned().unwrap_or_default());
         let source = source.err().unwrap_or(kube::config::KubeconfigError::FindPath);
         return Err(ClusterError::Kubeconfig { files, source: source.into() });
     }
-    let unusable = |source| ClusterError::Kubeconfig { files: existing.clone(), source: Box::new(source) };
     // As kubectl does it: files that do not exist are passed over, and the first to name a thing wins.
     let merge = |all: Kubeconfig, file: &PathBuf| all.merge(Kubeconfig::read_from(file)?);
-    let kubeconfig = existing.iter().try_fold(Kubeconfig::default(), merge).map_err(unusable)?;
-    let known: Vec<String> = kubeconfig.contexts.iter().map(|context| context.name.clone()).collect();
-    let current = kubeconfig.current_context.clone().filter(|context| !context.is_empty());
-    let Some(context) = wanted.context.clone().or(current) else {
-        return Err(ClusterError::NoContext { files: existing, known });
-    };
-    if !known.contains(&context) {
-        return Err(ClusterError::UnknownContext { files: existing, context, known });
+    match existing.iter().try_fold(Kubeconfig::default(), merge) {
+        Ok(merged) => Ok(Some((merged, existing))),
+        Err(source) => Err(ClusterError::Kubeconfig { files: existing, source: Box::new(source) }),
     }
-    let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(unusable)?;
-    Ok((config, context))
 }
 
 /// The files of the kubeconfig, whether they exist or not.

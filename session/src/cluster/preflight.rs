@@ -133,6 +133,15 @@ impl Report {
         self.with(Verdict::Warning)
     }
 
+    /// Who else counts on the ports of the pod, in sentences: what a user wants to know before stealing one.
+    #[must_use]
+    pub fn sharing(&self, pod: &TargetPod) -> Vec<String> {
+        let others = self.findings.iter().filter(|finding| sharing::tells_of_others(finding));
+        let others = others.map(|finding| format!("{}: {}", finding.name, finding.detail));
+        let probes = sharing::probes(pod, &Steals::Listening).map(|finding| finding.detail);
+        others.chain(probes).collect()
+    }
+
     fn with(&self, verdict: Verdict) -> impl Iterator<Item = &Finding> {
         self.findings.iter().filter(move |finding| finding.verdict == verdict)
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kube::{Api, api::ListParams};
 use serde::Serialize;
 
@@ -87,6 +87,19 @@ pub(crate) struct ServiceFacts {
 pub async fn list(cluster: &Cluster, scope: &Scope) -> Result<Vec<ClusterTarget>, ClusterError> {
     let (pods, services) = tokio::join!(list_pods(cluster, scope), list_services(cluster, scope));
     Ok(targets(&pods?.iter().collect::<Vec<_>>(), &services))
+}
+
+/// Names of the namespaces, in order; the first [`CLUSTER_PAGE`] where there are more.
+///
+/// # Errors
+/// When they may not be listed, which many users may not, or the API server does not answer.
+pub async fn namespaces(cluster: &Cluster) -> Result<Vec<String>, ClusterError> {
+    let all: Api<Namespace> = Api::all(cluster.client.clone());
+    let page = ListParams::default().limit(CLUSTER_PAGE);
+    let listed = cluster.call("list namespaces", all.list_metadata(&page)).await?;
+    let mut names: Vec<String> = listed.items.into_iter().filter_map(|item| item.metadata.name).collect();
+    names.sort_unstable();
+    Ok(names)
 }
 
 async fn list_pods(cluster: &Cluster, scope: &Scope) -> Result<Vec<PodFacts>, ClusterError> {

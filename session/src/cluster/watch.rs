@@ -272,11 +272,20 @@ pub struct Watching {
     _stop: DropGuard,
 }
 
+/// Where targets are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Name of the context.
+    pub context: String,
+    /// What is looked at there.
+    pub scope: Scope,
+}
+
 /// What is known of a cluster's targets.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Context and namespace that are watched; `None` as long as they are not known.
-    pub place: Option<(String, String)>,
+    /// What is watched; `None` as long as it is not known.
+    pub place: Option<Place>,
     /// The targets that were seen last; `None` before the first answer.
     pub targets: Option<Vec<ClusterTarget>>,
     /// Why that may be out of date, or is not there.
@@ -284,17 +293,17 @@ pub struct Seen {
 }
 
 impl Watching {
-    /// Begins to watch the configured namespace of the configured cluster.
+    /// Begins to watch the configured namespace of the configured cluster, or all of its namespaces.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(config: ClusterConfig) -> std::io::Result<Self> {
+    pub fn start(config: ClusterConfig, all_namespaces: bool) -> std::io::Result<Self> {
         let (seen_tx, seen_rx) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("cluster".to_owned()).spawn(move || {
-            runtime.block_on(stopped.run_until_cancelled(publish(config, seen_tx)));
+            runtime.block_on(stopped.run_until_cancelled(publish(config, all_namespaces, seen_tx)));
             // A name service that hangs is left behind.
             runtime.shutdown_background();
         })?;
@@ -315,7 +324,7 @@ impl Watching {
 }
 
 /// Connects, again and again if need be, and says what the watch says.
-async fn publish(config: ClusterConfig, seen_tx: watch::Sender<Arc<Seen>>) {
+async fn publish(config: ClusterConfig, all_namespaces: bool, seen_tx: watch::Sender<Arc<Seen>>) {
     let mut pause = WATCH_RETRY_MIN;
     let cluster = loop {
         match connect_quietly(&config).await {
@@ -327,8 +336,10 @@ async fn publish(config: ClusterConfig, seen_tx: watch::Sender<Arc<Seen>>) {
         sleep(pause).await;
         pause = (pause * 2).min(WATCH_RETRY_MAX);
     };
-    let place = Some((cluster.context.clone(), cluster.namespace.clone()));
-    let mut stream = std::pin::pin!(watch(&cluster, Scope::Namespace(cluster.namespace.clone())));
+    let scope = if all_namespaces { Scope::All } else { Scope::Namespace(cluster.namespace.clone()) };
+    let place = Some(Place { context: cluster.context.clone(), scope: scope.clone() });
+    seen_tx.send_replace(Arc::new(Seen { place: place.clone(), ..Seen::default() }));
+    let mut stream = std::pin::pin!(watch(&cluster, scope));
     let mut known = None;
     while let Some(said) = stream.next().await {
         let problem = match said {

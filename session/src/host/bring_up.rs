@@ -33,7 +33,7 @@ use super::{
     live::{Launching, Live},
     process::KEEP_LOG,
     resolve,
-    world::{Failure, Inputs, Up, World},
+    world::{Failure, Inputs, Progress, Up, World},
 };
 use crate::{
     agent_link::{AgentLink, Endpoint},
@@ -99,7 +99,7 @@ impl World for LocalWorld {
 
     async fn bring_up(
         self,
-        progress: watch::Sender<String>,
+        progress: watch::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<Up<Live>, Failure> {
         let steps = Steps { progress, cancel };
@@ -197,7 +197,7 @@ struct Connected {
 
 /// Names, deadlines and the way out, for all steps.
 struct Steps {
-    progress: watch::Sender<String>,
+    progress: watch::Sender<Progress>,
     cancel: CancellationToken,
 }
 
@@ -218,7 +218,7 @@ impl Steps {
         name: &str,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        self.progress.send_replace(name.to_owned());
+        self.progress.send_modify(|progress| name.clone_into(&mut progress.step));
         let started = tokio::time::Instant::now();
         let result = tokio::select! {
             biased;
@@ -278,6 +278,8 @@ impl Steps {
             cluster::connect(&spec.cluster).await.map_err(failed)
         });
         let cluster = cluster.await?;
+        let place = format!("{}/{}", cluster.context, cluster.namespace);
+        self.progress.send_modify(|progress| progress.place = place);
         let target = self.step_within(resolution, "finding the target", async {
             let found = cluster::resolve(&cluster, &spec.target, Which::One).await.map_err(failed)?;
             found.into_iter().next().ok_or_else(|| Failure::new("the target has no pod", ""))
@@ -291,7 +293,9 @@ impl Steps {
             };
             preflight::check(&cluster, &target, &wants).await.and_then(Report::into_result).map_err(failed)
         });
-        for warning in checked.await?.warnings() {
+        let report = checked.await?;
+        self.progress.send_modify(|progress| progress.sharing = report.sharing(&target));
+        for warning in report.warnings() {
             world.events.warn(format!("{}: {}", spec.target, warning.detail), &warning.hint);
         }
         let token = agent_process::token().map_err(|error| Failure::caused(&error, ""))?;

@@ -33,7 +33,7 @@ use super::{
     shutdown,
     silence::Silence,
     status::agent_link,
-    world::{Ended, Failure, Inputs, LayerEvent, Parts, Up, World},
+    world::{Ended, Failure, Inputs, LayerEvent, Parts, Progress, Up, World},
 };
 use crate::{
     agent_link::{LinkState, LinkStatus},
@@ -112,7 +112,7 @@ async fn connect<W: World>(
     desk: &mut Desk,
     admission: &mut Admission,
 ) -> Result<(Up<W::Parts>, Option<Stop>), End> {
-    let (progress_tx, mut progress_rx) = watch::channel(String::new());
+    let (progress_tx, mut progress_rx) = watch::channel(Progress::default());
     let cancel = CancellationToken::new();
     let mut bring_up = std::pin::pin!(world.bring_up(progress_tx, cancel.clone()));
     let mut stopped = None;
@@ -125,9 +125,9 @@ async fn connect<W: World>(
                 desk.status.step("stopping");
             }
             Ok(()) = progress_rx.changed(), if stopped.is_none() => {
-                let step = progress_rx.borrow_and_update().clone();
-                tracing::info!(step, "bring-up");
-                desk.status.step(&step);
+                let progress = progress_rx.borrow_and_update().clone();
+                tracing::info!(step = progress.step, "bring-up");
+                desk.status.progress(progress);
             }
             result = &mut bring_up => return match (result, stopped) {
                 (Ok(up), stopped) => Ok((up, stopped)),

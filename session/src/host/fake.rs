@@ -18,7 +18,7 @@ use super::{
     driver,
     requests::{Command, Denied, Reply},
     status::Status,
-    world::{Ended, Failure, Inputs, LayerEvent, Owned, Parts, Up, World},
+    world::{Ended, Failure, Inputs, LayerEvent, Owned, Parts, Progress, Up, World},
 };
 use crate::{
     agent_link::LinkStatus, config::Mode, events::Events, http::HttpTaps, jsonl::Header, network::AgentEnding,
@@ -156,11 +156,11 @@ impl World for FakeWorld {
 
     async fn bring_up(
         self,
-        progress: watch::Sender<String>,
+        progress: watch::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<Up<FakeParts>, Failure> {
         for step in 0..STEPS {
-            progress.send_replace(format!("step {step}"));
+            progress.send_modify(|progress| progress.step = format!("step {step}"));
             let work = async {
                 if self.faults.step_hangs == Some(step) {
                     pending::<()>().await;

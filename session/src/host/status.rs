@@ -5,7 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use mirrord_protocol::session::v1 as wire;
 use tokio::sync::watch;
 
-use super::{requests::Phase, world::Failure};
+use super::{
+    requests::Phase,
+    world::{Failure, Progress},
+};
 use crate::{
     agent_link::{LinkState, LinkStatus},
     events::Events,
@@ -57,6 +60,12 @@ impl Status {
     /// The step that is being done, in words.
     pub(crate) fn step(&self, step: &str) {
         self.change(|info| step.clone_into(&mut info.detail));
+    }
+
+    /// The step of bring-up, and what it has learned so far.
+    pub(crate) fn progress(&self, progress: Progress) {
+        let Progress { step, place, sharing } = progress;
+        self.change(|info| (info.detail, info.place, info.sharing) = (step, place, sharing));
     }
 
     /// Brings the counts up to date.

@@ -22,9 +22,20 @@ pub(crate) trait World: Send + 'static {
     /// was made is undone before it returns.
     fn bring_up(
         self,
-        progress: watch::Sender<String>,
+        progress: watch::Sender<Progress>,
         cancel: CancellationToken,
     ) -> impl Future<Output = Result<Up<Self::Parts>, Failure>> + Send;
+}
+
+/// How far bring-up has come, and what it has learned on the way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Progress {
+    /// The step that is being done.
+    pub(crate) step: String,
+    /// Where in a cluster the target is.
+    pub(crate) place: String,
+    /// Who else counts on the target's ports.
+    pub(crate) sharing: Vec<String>,
 }
 
 /// A session that is up: everything but the command runs.

@@ -3,7 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use futures_util::{Stream, StreamExt};
-use mirrord_session::cluster::{ClusterError, ClusterTarget, Watching, targets::Scope, watch};
+use mirrord_session::cluster::{ClusterError, ClusterTarget, Scope, Watching, namespaces, watch};
 use serde_json::json;
 
 use crate::world::in_cluster;
@@ -39,7 +39,9 @@ async fn lists_follow_the_cluster() {
             namespace: Some(world.namespace.clone()),
             ..Default::default()
         };
-        let mut watching = Watching::start(config).unwrap();
+        assert!(namespaces(&world.admin).await.unwrap().contains(&world.namespace));
+        let mut everywhere = Watching::start(config.clone(), true).unwrap();
+        let mut watching = Watching::start(config, false).unwrap();
         let seen = tokio::time::timeout(Duration::from_secs(30), async {
             while watching.seen().targets.is_none() {
                 watching.changed().await;
@@ -48,7 +50,15 @@ async fn lists_follow_the_cluster() {
         });
         let seen = seen.await.unwrap();
         assert_eq!(seen.targets.as_deref(), Some(targets.as_slice()));
-        assert_eq!(seen.place.as_ref().unwrap().1, world.namespace);
+        assert_eq!(seen.place.as_ref().unwrap().scope, Scope::Namespace(world.namespace.clone()));
+        let ours = |target: &ClusterTarget| target.namespace == world.namespace;
+        let found = tokio::time::timeout(Duration::from_secs(30), async {
+            while !everywhere.seen().targets.iter().flatten().any(ours) {
+                everywhere.changed().await;
+            }
+        });
+        found.await.unwrap();
+        assert_eq!(everywhere.seen().place.as_ref().unwrap().scope, Scope::All);
         world.pods().delete("one", &Default::default()).await.unwrap();
         until(&mut lists, <[_]>::is_empty).await;
     })
@@ -59,7 +69,7 @@ async fn lists_follow_the_cluster() {
 async fn an_interrupted_watch_says_so() {
     in_cluster("watch_lost", async |world| {
         let config = world.kubeconfig("gone", &json!({ "server": "https://127.0.0.1:1" }), &json!({}));
-        let mut watching = Watching::start(config).unwrap();
+        let mut watching = Watching::start(config, false).unwrap();
         while watching.seen().problem.is_none() {
             watching.changed().await;
         }

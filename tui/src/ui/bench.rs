@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::{
     fake,
-    io::{Io, tests::Storm},
+    io::{Io, fake_host::Storm},
     limits,
     model::{Model, store::Bounds},
     run::{self, Exit, Inputs, Screen},

@@ -1,7 +1,14 @@
 //! The side that does I/O, on a thread of its own: runs effects, and says as messages what became of them.
 
+#[cfg(test)]
+pub(in crate::ui) mod fake_host;
+mod files;
+mod listing;
+mod replay;
+#[cfg(test)]
+mod tests;
+
 use std::{
-    path::Path,
     process::Stdio,
     sync::{Arc, OnceLock, atomic::AtomicU64},
     time::Duration,
@@ -9,27 +16,19 @@ use std::{
 
 use bytes::Bytes;
 use mirrord_protocol::session::v1::{
-    Event, EventBatch, EventRequest, Header, InfoRequest, Kind, RecordRequest, ReplayRequest, SetModeRequest,
-    StopRequest, TerminalInput,
+    Event, EventRequest, Header, Kind, Mode, RecordRequest, ReplayRequest, SetModeRequest, StopRequest,
+    TerminalInput,
 };
-use mirrord_session::{jsonl, recording, spec::SessionSpec};
-use tokio::{
-    sync::mpsc,
-    task::JoinSet,
-    time::{interval, timeout},
-};
+use mirrord_session::spec::SessionSpec;
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
     client::{Connection, TERMINAL_QUEUE},
-    config, export, limits,
-    model::{draft::Draft, form::LaunchRequest, notices::Level, overlay::ExportForm},
-    services::{Client, Services, chain},
+    limits,
+    model::{draft::Draft, form::LaunchRequest, notices::Level, overlay::ExportForm, pick::PlaceKind},
+    services::{Client, Services},
     update::{Effect, HostMsg, Msg},
 };
-use crate::ui::export::curl;
-
-/// Events of a recording in one message.
-const RECORDING_BATCH: usize = 1_024;
 
 /// Does effects until the loop has gone.
 pub(crate) struct Io {
@@ -59,7 +58,7 @@ impl Io {
 
     /// Runs effects until no more can come, then lets calls that are under way end.
     pub(crate) async fn run(mut self, mut effects: mpsc::Receiver<Effect>) {
-        self.say(Msg::Recent(load_recent())).await;
+        self.say(Msg::Recent(files::load_recent())).await;
         loop {
             tokio::select! {
                 // Finished calls are collected first, so that the set stays small.
@@ -86,6 +85,12 @@ impl Io {
             Effect::Attach { generation, id } => self.attach(generation, id),
             Effect::Open { generation, path } => self.open(generation, path),
             Effect::Listing(on) => self.list(on),
+            Effect::LookAt(look) => {
+                self.services.look_at(look);
+                self.list(true);
+            }
+            Effect::AskPlaces(kind) => self.ask_places(kind),
+            Effect::LookForOthers { port, mode } => self.look_for_others(port, mode),
             Effect::Type(data) => {
                 self.to_terminal(TerminalInput { data: data.into(), ..TerminalInput::default() })
             }
@@ -134,9 +139,9 @@ impl Io {
             }
             Effect::Record { path } => self.record(path.as_deref()),
             Effect::Launch(request) => self.launch(request),
-            Effect::SaveRecent(recent) => self.blocking(move || save_recent(&recent).map(|()| None)),
+            Effect::SaveRecent(recent) => self.blocking(move || files::save_recent(&recent).map(|()| None)),
             Effect::Write { path, data } => self.blocking(move || {
-                write_new(&path, &data)?;
+                files::write_new(&path, &data)?;
                 Ok(Some(format!("wrote {} bytes to {path}", data.len())))
             }),
             Effect::Export { form, events, path } => self.export(form, events, path),
@@ -236,7 +241,7 @@ impl Io {
             };
             // What did not come in time is written without bodies; the file says their sizes.
             timeout(limits::SLOW_CALL, fetching).await.ok();
-            let result = tokio::task::spawn_blocking(move || export_to(form, &events, &path)).await;
+            let result = tokio::task::spawn_blocking(move || files::export_to(form, &events, &path)).await;
             tell(&msgs, result.unwrap_or_else(|error| Err(error.to_string()))).await;
         });
     }
@@ -300,9 +305,30 @@ impl Io {
     fn list(&mut self, on: bool) {
         self.listing = on.then(|| {
             let mut tasks = JoinSet::new();
-            tasks.spawn(list_targets(Arc::clone(&self.services), self.msgs.clone()));
-            tasks.spawn(list_sessions(Arc::clone(&self.services), self.msgs.clone()));
+            tasks.spawn(listing::targets(Arc::clone(&self.services), self.msgs.clone()));
+            tasks.spawn(listing::sessions(Arc::clone(&self.services), self.msgs.clone()));
             tasks
+        });
+    }
+
+    fn ask_places(&mut self, kind: PlaceKind) {
+        let (services, msgs) = (Arc::clone(&self.services), self.msgs.clone());
+        self.calls.spawn(async move {
+            let names = timeout(limits::SLOW_CALL, services.places(kind)).await;
+            let names = names.unwrap_or_else(|_| Err("the cluster did not answer in time".to_owned()));
+            drop(msgs.send(Msg::Places(kind, names)).await);
+        });
+    }
+
+    /// Tells which sessions there are. When they cannot be read, nothing is known of others.
+    fn look_for_others(&mut self, port: u32, mode: Mode) {
+        let (services, msgs) = (Arc::clone(&self.services), self.msgs.clone());
+        self.calls.spawn(async move {
+            let reader = Arc::clone(&services);
+            let ids = tokio::task::spawn_blocking(move || reader.sessions()).await;
+            let ids = ids.ok().and_then(Result::ok).unwrap_or_default();
+            let rows = listing::infos(services.as_ref(), ids).await;
+            drop(msgs.send(Msg::Others { port, mode, rows }).await);
         });
     }
 
@@ -312,7 +338,7 @@ impl Io {
         let msgs = self.msgs.clone();
         let mut tasks = JoinSet::new();
         let reading = path.clone();
-        tasks.spawn_blocking(move || read_recording(&reading, generation, &msgs));
+        tasks.spawn_blocking(move || replay::read(&reading, generation, &msgs));
         let (terminal_tx, _) = mpsc::channel(1);
         let spec = Arc::default();
         self.attached = Some(Attached { id: path, generation, terminal_tx, spec, _tasks: tasks });
@@ -332,89 +358,6 @@ async fn tell(msgs: &mpsc::Sender<Msg>, result: Result<Option<String>, String>) 
 fn sentence(status: tonic::Status) -> String {
     status.message().to_owned()
 }
-
-async fn list_targets(services: Arc<dyn Services>, msgs: mpsc::Sender<Msg>) {
-    let mut tick = interval(limits::LISTING);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let services = Arc::clone(&services);
-        let Ok(found) = tokio::task::spawn_blocking(move || services.targets()).await else { return };
-        for (source, found) in found {
-            if msgs.send(Msg::Targets { source, found }).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-async fn list_sessions(services: Arc<dyn Services>, msgs: mpsc::Sender<Msg>) {
-    let mut tick = interval(limits::LISTING);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let reader = Arc::clone(&services);
-        let listed = tokio::task::spawn_blocking(move || reader.sessions()).await;
-        let ids = match listed {
-            Ok(Ok(ids)) => ids,
-            Ok(Err(reason)) => {
-                drop(msgs.send(Msg::Notice(Level::Error, reason)).await);
-                return;
-            }
-            Err(_) => return,
-        };
-        let mut infos = Vec::new();
-        for id in ids {
-            let asked = async {
-                let mut client = services.connect(&id).await.ok()?;
-                client.info(InfoRequest {}).await.ok()
-            };
-            // One that does not answer is ending; the next listing shows the truth.
-            if let Ok(Some(info)) = timeout(limits::CALL, asked).await {
-                infos.push(info.into_inner());
-            }
-        }
-        if msgs.send(Msg::Sessions(infos)).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn read_recording(path: &str, generation: u64, msgs: &mpsc::Sender<Msg>) {
-    let say = |said| msgs.blocking_send(Msg::Host { generation, said }).is_ok();
-    let fail = |reason: String| {
-        // Told in both places: as a message, and on the screen that stays empty.
-        drop(msgs.blocking_send(Msg::Notice(Level::Error, reason.clone())));
-        say(HostMsg::Loaded);
-        say(HostMsg::Gone { reason });
-    };
-    let recording = match recording::load(Path::new(path)) {
-        Ok(recording) => recording,
-        Err(error) => return fail(chain(&error)),
-    };
-    let info = mirrord_protocol::session::v1::SessionInfo {
-        id: recording.header.session.clone(),
-        target: recording.header.target.clone(),
-        command: recording.header.command.iter().map(|part| Bytes::from(part.clone().into_bytes())).collect(),
-        started_ms: recording.header.started_ms,
-        ..Default::default()
-    };
-    let last_seq = recording.events.last().map_or(0, |event| event.seq);
-    if !say(HostMsg::Info(Box::new(info))) || !say(HostMsg::Histograms(export::latencies(&recording.events)))
-    {
-        return;
-    }
-    let mut events = recording.events.into_iter().peekable();
-    while events.peek().is_some() {
-        let part = events.by_ref().take(RECORDING_BATCH).collect();
-        if !say(HostMsg::Events(EventBatch { events: part, dropped: recording.lost, last_seq })) {
-            return;
-        }
-    }
-    say(HostMsg::Loaded);
-}
-
-// ---- files
 
 fn replay_request(seq: u64, edited: Option<Box<Draft>>) -> ReplayRequest {
     let Some(draft) = edited else { return ReplayRequest { seq, ..ReplayRequest::default() } };
@@ -460,71 +403,3 @@ async fn load_buffer(text: &str) -> std::io::Result<()> {
     }
     tmux.wait().await.map(drop)
 }
-
-/// Writes a file that only its owner may read; one that exists is not touched.
-fn write_new(path: &str, data: &[u8]) -> Result<(), String> {
-    use std::{io::Write, os::unix::fs::OpenOptionsExt};
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    file.and_then(|mut file| file.write_all(data)).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => format!("{path} exists already; give another name"),
-        _ => format!("cannot write {path}: {error}"),
-    })
-}
-
-fn export_to(form: ExportForm, events: &[Event], path: &str) -> Result<Option<String>, String> {
-    let text = match form {
-        ExportForm::Har => {
-            serde_json::to_string_pretty(&export::har::archive(events)).map_err(|error| error.to_string())?
-        }
-        ExportForm::Jsonl => {
-            let header = jsonl::Header {
-                recording: jsonl::VERSION,
-                program: env!("CARGO_PKG_VERSION").to_owned(),
-                ..jsonl::Header::default()
-            };
-            let lines =
-                std::iter::once(jsonl::encode_header(&header)).chain(events.iter().map(jsonl::encode));
-            lines.map(|line| line + "\n").collect()
-        }
-        ExportForm::Curl => {
-            let commands = events.iter().filter_map(|event| match &event.detail {
-                Some(mirrord_protocol::session::v1::event::Detail::Request(request)) => {
-                    Some(curl::command(request))
-                }
-                _ => None,
-            });
-            commands.fold("#!/bin/sh\n".to_owned(), |text, line| text + &line + "\n")
-        }
-    };
-    write_new(path, text.as_bytes())?;
-    Ok(Some(format!("wrote {} rows to {path}", events.len())))
-}
-
-fn recent_path() -> Option<std::path::PathBuf> {
-    config::state_dir().map(|dir| dir.join("launches.json"))
-}
-
-/// Launches of earlier runs; a file that cannot be read is as good as none.
-fn load_recent() -> Vec<LaunchRequest> {
-    let text = recent_path().and_then(|path| std::fs::read(path).ok());
-    text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
-}
-
-fn save_recent(recent: &[LaunchRequest]) -> Result<(), String> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    let Some(path) = recent_path() else { return Ok(()) };
-    let failed =
-        |error: std::io::Error| format!("recent launches cannot be kept in {}: {error}", path.display());
-    if let Some(dir) = path.parent() {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-    }
-    let text = serde_json::to_vec_pretty(recent).map_err(|error| error.to_string())?;
-    // Variables may hold secrets: nobody else reads it, and a crash leaves the old list.
-    let new = path.with_extension("new");
-    std::fs::write(&new, text).map_err(failed)?;
-    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    std::fs::rename(&new, &path).map_err(failed)
-}
-
-#[cfg(test)]
-pub(in crate::ui) mod tests;

@@ -99,6 +99,9 @@ bindings! {
     Launch Home "launch" ["L"] "run a command in the context of the target" "launch";
     CopyName Home "copy-name" ["c"] "copy the name" "";
     StopRow Home "stop-row" ["X"] "end the session (asks)" "";
+    Namespace Home "namespace" ["n"] "targets of another namespace of the cluster" "namespace";
+    AllNamespaces Home "all-namespaces" ["0"] "targets of all namespaces" "";
+    ClusterContext Home "context" ["C"] "targets of another cluster of the kubeconfig" "context";
 
     Peek Stream "peek" ["d"] "details beside or below the list" "details";
     Freeze Stream "freeze" ["space"] "stand still; capture goes on" "freeze";

@@ -12,6 +12,7 @@ pub(crate) mod latency;
 pub(crate) mod list;
 pub(crate) mod notices;
 pub(crate) mod overlay;
+pub(crate) mod pick;
 mod places;
 pub(crate) mod process;
 pub(crate) mod session;

@@ -13,6 +13,7 @@ use std::{
 
 use mirrord_protocol::session::v1::session_client::SessionClient;
 use mirrord_session::{
+    cluster::ClusterConfig,
     config::{self, FileMode, Flags, Mode},
     local::{self, LocalPod, PodState},
     registry,
@@ -25,7 +26,8 @@ use super::{
     limits,
     model::{
         form::{Files, LaunchRequest},
-        targets::TargetRow,
+        pick::PlaceKind,
+        targets::{Look, Place, TargetRow},
     },
     text,
     tone::Tone,
@@ -45,6 +47,12 @@ pub(crate) trait Services: Send + Sync + 'static {
     fn sessions(&self) -> Result<Vec<String>, String>;
     /// Targets of each source. May block for a moment.
     fn targets(&self) -> Vec<(&'static str, Result<Vec<TargetRow>, String>)>;
+    /// Where targets of a cluster are looked for; `None` without a cluster.
+    fn place(&self) -> Option<Place>;
+    /// Looks there from now on.
+    fn look_at(&self, look: Look);
+    /// Namespaces of the cluster, or contexts of the kubeconfig.
+    fn places(&self, kind: PlaceKind) -> Boxed<'_, Result<Vec<String>, String>>;
     /// What the session whose id begins so was started with. May read a file.
     fn spec(&self, id: &str) -> Option<SessionSpec>;
     /// Starts a session and returns its id.
@@ -62,11 +70,18 @@ pub(crate) struct NoSession {
 }
 
 /// This machine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Machine {
     /// Ends of the pipes by which owned sessions that were started here see that the window is there.
     owners: Mutex<Vec<OwnedFd>>,
     cluster: cluster::ClusterTargets,
+}
+
+impl Machine {
+    /// This machine, with the cluster that is looked at first.
+    pub(crate) fn new(cluster: ClusterConfig, all_namespaces: bool) -> Self {
+        Self { owners: Mutex::default(), cluster: cluster::ClusterTargets::new(cluster, all_namespaces) }
+    }
 }
 
 impl Services for Machine {
@@ -96,9 +111,21 @@ impl Services for Machine {
     fn launch<'a>(&'a self, request: &'a LaunchRequest) -> Boxed<'a, Result<String, String>> {
         Box::pin(async move {
             let mut spec = spec(request)?;
-            spec.cluster = self.cluster.config();
+            spec.cluster = request.cluster.clone().unwrap_or_else(|| self.cluster.config());
             self.start(spec).await
         })
+    }
+
+    fn place(&self) -> Option<Place> {
+        self.cluster.place()
+    }
+
+    fn look_at(&self, look: Look) {
+        self.cluster.look_at(look);
+    }
+
+    fn places(&self, kind: PlaceKind) -> Boxed<'_, Result<Vec<String>, String>> {
+        Box::pin(self.cluster.places(kind))
     }
 
     fn spec(&self, id: &str) -> Option<SessionSpec> {
@@ -140,7 +167,7 @@ fn pod_row(pod: &LocalPod) -> TargetRow {
         } else {
             "it does not run; `mirrord-tui local start` starts it again".to_owned()
         },
-        shared: false,
+        cluster: None,
         facts: vec![
             ("address".to_owned(), pod.ip.to_string()),
             ("pid".to_owned(), pod.pid.to_string()),

@@ -1,7 +1,8 @@
 //! What a message does to the model, and what shall be done outside because of it. Pure: no clock, no I/O, no terminal.
 //!
 //! `input` takes keys and the mouse to whatever has them; `actions` does what a key of the table means; `overlays` are prompts,
-//! choosers and questions; `commands` is what those set off; `palette` reads typed commands; `host` takes what hosts say.
+//! choosers and questions; `commands` is what those set off; `palette` reads typed commands; `places` chooses cluster and namespace;
+//! `host` takes what hosts say.
 
 mod actions;
 mod commands;
@@ -10,6 +11,7 @@ mod host;
 mod input;
 mod overlays;
 mod palette;
+mod places;
 mod resend;
 #[cfg(test)]
 mod tests;
@@ -25,8 +27,9 @@ use super::model::{
     latency::Series,
     notices::Level,
     overlay::ExportForm,
+    pick::PlaceKind,
     session::{Link, Session, Source},
-    targets::TargetRow,
+    targets::{Look, Place, TargetRow},
 };
 pub(crate) use palette::suggestions;
 
@@ -43,7 +46,17 @@ pub(crate) enum Msg {
         source: &'static str,
         found: Result<Vec<TargetRow>, String>,
     },
+    /// Where the targets of the cluster are looked for; `None` without a cluster.
+    Place(Option<Place>),
+    /// The result of [`Effect::AskPlaces`].
+    Places(PlaceKind, Result<Vec<String>, String>),
     Sessions(Vec<SessionInfo>),
+    /// The result of [`Effect::LookForOthers`].
+    Others {
+        port: u32,
+        mode: Mode,
+        rows: Vec<SessionInfo>,
+    },
     /// Launches of earlier runs.
     Recent(Vec<LaunchRequest>),
     /// The result of [`Effect::Launch`]: the id of the session, or why there is none.
@@ -108,6 +121,14 @@ pub(crate) enum Effect {
     },
     /// Look for targets and sessions.
     Listing(bool),
+    /// Look for targets there from now on.
+    LookAt(Look),
+    AskPlaces(PlaceKind),
+    /// Which sessions there are, before a port is stolen.
+    LookForOthers {
+        port: u32,
+        mode: Mode,
+    },
     SetMode {
         port: u32,
         mode: Mode,
@@ -186,6 +207,19 @@ fn apply(model: &mut Model, msg: Msg) -> Vec<Effect> {
             let changed = model.targets.set(source, found);
             model.dirty |= changed && model.screen() != Screen::Session;
             Vec::new()
+        }
+        Msg::Place(place) => {
+            model.dirty |= model.targets.set_place(place) && model.screen() != Screen::Session;
+            Vec::new()
+        }
+        Msg::Places(kind, names) => {
+            places::known(model, kind, names);
+            Vec::new()
+        }
+        Msg::Others { port, mode, rows } => {
+            model.sessions.set(rows);
+            model.dirty = true;
+            commands::steal_unless_shared(model, port, mode)
         }
         Msg::Sessions(rows) => {
             let changed = model.sessions.set(rows);

@@ -20,6 +20,7 @@ mod list;
 pub(crate) mod overlay;
 mod palette;
 mod pen;
+mod pick;
 mod process;
 mod rows;
 mod strip;

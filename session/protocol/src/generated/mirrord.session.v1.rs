@@ -56,6 +56,12 @@ pub struct SessionInfo {
     pub equal_command: ::prost::alloc::string::String,
     #[prost(bytes = "bytes", tag = "23")]
     pub cwd: ::prost::bytes::Bytes,
+    /// Where in a cluster the target is, CONTEXT/NAMESPACE; empty on this machine and until it is known.
+    #[prost(string, tag = "24")]
+    pub place: ::prost::alloc::string::String,
+    /// Who else counts on the target's ports, in sentences, as far as it was known when the session began.
+    #[prost(string, repeated, tag = "25")]
+    pub sharing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Port {
@@ -678,13 +684,6 @@ pub struct ReplayReply {
     #[prost(uint32, tag = "2")]
     pub status: u32,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RestartRequest {}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RestartReply {
-    #[prost(uint32, tag = "1")]
-    pub pid: u32,
-}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TerminalInput {
     #[prost(bytes = "bytes", tag = "1")]
@@ -1191,27 +1190,6 @@ pub mod session_client {
                 .insert(GrpcMethod::new("mirrord.session.v1.Session", "Replay"));
             self.inner.unary(req, path, codec).await
         }
-        pub async fn restart(
-            &mut self,
-            request: impl tonic::IntoRequest<super::RestartRequest>,
-        ) -> std::result::Result<tonic::Response<super::RestartReply>, tonic::Status> {
-            self.inner
-                .ready()
-                .await
-                .map_err(|e| {
-                    tonic::Status::unknown(
-                        format!("Service was not ready: {}", e.into()),
-                    )
-                })?;
-            let codec = crate::codec::SmallCodec::default();
-            let path = http::uri::PathAndQuery::from_static(
-                "/mirrord.session.v1.Session/Restart",
-            );
-            let mut req = request.into_request();
-            req.extensions_mut()
-                .insert(GrpcMethod::new("mirrord.session.v1.Session", "Restart"));
-            self.inner.unary(req, path, codec).await
-        }
         pub async fn terminal(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::TerminalInput>,
@@ -1328,10 +1306,6 @@ pub mod session_server {
             &self,
             request: tonic::Request<super::ReplayRequest>,
         ) -> std::result::Result<tonic::Response<super::ReplayReply>, tonic::Status>;
-        async fn restart(
-            &self,
-            request: tonic::Request<super::RestartRequest>,
-        ) -> std::result::Result<tonic::Response<super::RestartReply>, tonic::Status>;
         /// Server streaming response type for the Terminal method.
         type TerminalStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::TerminalOutput, tonic::Status>,
@@ -1804,49 +1778,6 @@ pub mod session_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReplaySvc(inner);
-                        let codec = crate::codec::SmallCodec::default();
-                        let mut grpc = tonic::server::Grpc::new(codec)
-                            .apply_compression_config(
-                                accept_compression_encodings,
-                                send_compression_encodings,
-                            )
-                            .apply_max_message_size_config(
-                                max_decoding_message_size,
-                                max_encoding_message_size,
-                            );
-                        let res = grpc.unary(method, req).await;
-                        Ok(res)
-                    };
-                    Box::pin(fut)
-                }
-                "/mirrord.session.v1.Session/Restart" => {
-                    #[allow(non_camel_case_types)]
-                    struct RestartSvc<T: Session>(pub Arc<T>);
-                    impl<T: Session> tonic::server::UnaryService<super::RestartRequest>
-                    for RestartSvc<T> {
-                        type Response = super::RestartReply;
-                        type Future = BoxFuture<
-                            tonic::Response<Self::Response>,
-                            tonic::Status,
-                        >;
-                        fn call(
-                            &mut self,
-                            request: tonic::Request<super::RestartRequest>,
-                        ) -> Self::Future {
-                            let inner = Arc::clone(&self.0);
-                            let fut = async move {
-                                <T as Session>::restart(&inner, request).await
-                            };
-                            Box::pin(fut)
-                        }
-                    }
-                    let accept_compression_encodings = self.accept_compression_encodings;
-                    let send_compression_encodings = self.send_compression_encodings;
-                    let max_decoding_message_size = self.max_decoding_message_size;
-                    let max_encoding_message_size = self.max_encoding_message_size;
-                    let inner = self.inner.clone();
-                    let fut = async move {
-                        let method = RestartSvc(inner);
                         let codec = crate::codec::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -57,6 +57,12 @@ pub(super) async fn other_sessions(
 }
 
 const NAME: &str = "other sessions";
+const NOBODY: &str = "none on this pod";
+
+/// Whether the finding says that there are other sessions.
+pub(super) fn tells_of_others(finding: &Finding) -> bool {
+    finding.name == NAME && finding.detail != NOBODY && finding.verdict != Verdict::Unknown
+}
 
 fn judge(others: &[Other], steals: &Steals) -> Finding {
     let said = |other: &Other| {
@@ -70,7 +76,7 @@ fn judge(others: &[Other], steals: &Steals) -> Finding {
         format!("{} since {} {does}", other.owner, other.since)
     };
     if others.is_empty() {
-        return Finding::fine(NAME, "none on this pod");
+        return Finding::fine(NAME, NOBODY);
     }
     for other in others {
         let (Steals::Ports(theirs), Steals::Ports(ours)) = (&other.steals, steals) else { continue };
@@ -133,6 +139,7 @@ mod tests {
         assert_eq!(judge(&[other("")], &ours).verdict, Verdict::Fine);
         assert_eq!(judge(&[other("8080")], &Steals::None).verdict, Verdict::Fine);
         assert_eq!(judge(&[], &ours).verdict, Verdict::Fine);
+        assert!(tells_of_others(&judge(&[other("")], &Steals::None)) && !tells_of_others(&judge(&[], &ours)));
     }
 
     #[test]

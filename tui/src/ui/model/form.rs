@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use mirrord_session::cluster::ClusterConfig;
+
 use super::edit::LineEdit;
 use crate::ui::text;
 
@@ -15,6 +17,8 @@ const RECENT: usize = 20;
 #[serde(default)]
 pub(crate) struct LaunchRequest {
     pub(crate) target: String,
+    /// Where the target is; `None` on this machine, or where the kubeconfig says.
+    pub(crate) cluster: Option<ClusterConfig>,
     pub(crate) command: Vec<String>,
     pub(crate) cwd: String,
     pub(crate) steal: bool,
@@ -124,6 +128,7 @@ impl Field {
 #[derive(Debug, Default)]
 pub(crate) struct LaunchForm {
     pub(crate) target: String,
+    pub(crate) cluster: Option<ClusterConfig>,
     pub(crate) field: Field,
     pub(crate) command: LineEdit,
     pub(crate) ports: LineEdit,
@@ -145,14 +150,19 @@ pub(crate) struct LaunchForm {
 
 impl LaunchForm {
     /// Opens the form for a target; what was typed last stays.
-    pub(crate) fn open(&mut self, target: &str, cwd: &str) {
+    pub(crate) fn open(&mut self, target: &str, cluster: Option<ClusterConfig>, cwd: &str) {
         target.clone_into(&mut self.target);
+        self.cluster = cluster;
         (self.field, self.error, self.starting) = (Field::Command, None, false);
         self.recent_at = None;
         if self.cwd.is_empty() {
             self.cwd.set(cwd);
         }
-        let last = self.recent.iter().find(|launch| launch.target == target).cloned();
+        let last = self
+            .recent
+            .iter()
+            .find(|launch| launch.target == target && launch.cluster == self.cluster)
+            .cloned();
         if let Some(last) = last {
             self.fill(&last);
         }
@@ -290,6 +300,7 @@ impl LaunchForm {
             .collect();
         Ok(LaunchRequest {
             target: self.target.clone(),
+            cluster: self.cluster.clone(),
             command,
             cwd: self.cwd.text().trim().to_owned(),
             steal: self.steal,
@@ -310,6 +321,7 @@ impl LaunchRequest {
     pub(crate) fn equal_command(&self) -> String {
         let mut words =
             vec!["mirrord-tui".to_owned(), "exec".to_owned(), "-t".to_owned(), self.target.clone()];
+        words.extend(self.cluster.iter().flat_map(cluster_flags));
         if self.steal {
             words.push("--steal".to_owned());
         }
@@ -338,6 +350,14 @@ impl LaunchRequest {
     }
 }
 
+fn cluster_flags(cluster: &ClusterConfig) -> Vec<String> {
+    let kubeconfig = cluster.kubeconfig.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let valued = [("--kubeconfig", &kubeconfig), ("--context", &cluster.context), ("-n", &cluster.namespace)];
+    let valued = valued.into_iter().filter_map(|(flag, value)| Some([flag.to_owned(), value.clone()?]));
+    let unchecked = cluster.accept_invalid_certificates.then(|| "--accept-invalid-certificates".to_owned());
+    valued.flatten().chain(unchecked).collect()
+}
+
 fn port_pair(text: &str) -> Result<(u16, u16), (Field, String)> {
     let (remote, local) = text.split_once(':').unwrap_or((text, text));
     let port = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
@@ -354,7 +374,7 @@ mod tests {
     #[test]
     fn the_form_becomes_a_command_line() {
         let mut form = LaunchForm::default();
-        form.open("local/shop", "/src");
+        form.open("local/shop", None, "/src");
         assert_eq!(form.request().unwrap_err().0, Field::Command);
         form.command.set("node 'my server.js'");
         form.ports.set("80:8080, 9090");
@@ -370,6 +390,13 @@ mod tests {
         let expected = "mirrord-tui exec -t local/shop --steal -p 80:8080 -p 9090 --fs-mode localwithoverrides -e A=1 -e 'B=x y' \
                         --no-remote-dns -- node 'my server.js'";
         assert_eq!(line, expected);
+        let there = ClusterConfig {
+            context: Some("dev".to_owned()),
+            namespace: Some("shop".to_owned()),
+            ..ClusterConfig::default()
+        };
+        let there = LaunchRequest { cluster: Some(there), ..request.clone() }.equal_command();
+        assert!(there.starts_with("mirrord-tui exec -t local/shop --context dev -n shop --steal"), "{there}");
         form.remember(request.clone());
         form.command.set("");
         form.next_recent();

@@ -2,6 +2,8 @@
 
 use mirrord_protocol::session::v1::SessionInfo;
 
+use super::targets::TargetRow;
+
 /// Which row is chosen, by name, and which rows are seen.
 #[derive(Debug, Default)]
 pub(crate) struct List {
@@ -92,8 +94,18 @@ impl Sessions {
     }
 
     /// Sessions on this target.
-    pub(crate) fn on(&self, target: &str) -> impl Iterator<Item = &SessionInfo> {
-        self.rows.iter().filter(move |row| row.target == target)
+    pub(crate) fn on<'a>(&'a self, target: &'a TargetRow) -> impl Iterator<Item = &'a SessionInfo> {
+        let place = if target.cluster.is_some() { target.place.as_str() } else { "" };
+        self.with(&target.reference, place)
+    }
+
+    /// Sessions with what is called so in that place of a cluster; an empty one is this machine.
+    pub(crate) fn with<'a>(
+        &'a self,
+        target: &'a str,
+        place: &'a str,
+    ) -> impl Iterator<Item = &'a SessionInfo> {
+        self.rows.iter().filter(move |row| row.target == target && row.place == place)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use mirrord_protocol::session::v1::Mode;
 
-use super::{draft::Draft, edit::LineEdit, stream::SortBy};
+use super::{draft::Draft, edit::LineEdit, pick::Pick, stream::SortBy};
 use crate::ui::filter::FilterError;
 
 /// One at a time; Esc takes it away.
@@ -36,6 +36,8 @@ pub(crate) enum Overlay {
         purpose: Purpose,
     },
     Chooser(Chooser),
+    /// Asks for a namespace or a context.
+    Pick(Pick),
     Confirm(Confirm),
     Text {
         kind: TextKind,
@@ -108,6 +110,8 @@ pub(crate) enum Command {
         port: u32,
         mode: Mode,
     },
+    /// What the form asks for, after the same question.
+    LaunchSure,
     Sort(SortBy),
     Copy(CopyWhat),
     Export(ExportForm),

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use mirrord_session::cluster::ClusterConfig;
+
 use super::list::List;
 use crate::ui::{fuzzy, tone::Tone};
 
 /// One target, as its source describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TargetRow {
-    /// What `exec -t` takes; unique.
+    /// What `exec -t` takes; unique in its place.
     pub(crate) reference: String,
     /// `local`, `pid`, `pod`, `deployment`, ...
     pub(crate) kind: String,
@@ -25,10 +27,29 @@ pub(crate) struct TargetRow {
     pub(crate) command: String,
     /// Why it cannot be a target now; empty when it can.
     pub(crate) unfit: String,
-    /// Others use it, too: stealing takes their traffic away.
-    pub(crate) shared: bool,
+    /// The cluster and namespace that `reference` means; `None` on this machine. What is in a cluster is shared with others.
+    pub(crate) cluster: Option<ClusterConfig>,
     /// More for the details, name and value.
     pub(crate) facts: Vec<(String, String)>,
+}
+
+/// Where targets of a cluster are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) context: String,
+    /// `None`: all of them.
+    pub(crate) namespace: Option<String>,
+    /// The cluster has said what there is.
+    pub(crate) answered: bool,
+}
+
+/// Another place to look at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    Namespace(String),
+    AllNamespaces,
+    /// A context of the kubeconfig, and the namespace that it names.
+    Context(String),
 }
 
 /// All targets.
@@ -44,6 +65,14 @@ pub(crate) struct Targets {
     pub(crate) filter_off: bool,
     /// A source has answered.
     pub(crate) known: bool,
+    place: Option<Place>,
+}
+
+impl Place {
+    /// As it is shown: the cluster and the namespace.
+    pub(crate) fn text(&self) -> String {
+        format!("{}/{}", self.context, self.namespace.as_deref().unwrap_or("all namespaces"))
+    }
 }
 
 impl Targets {
@@ -63,6 +92,22 @@ impl Targets {
             self.filter_rows();
         }
         changed || first
+    }
+
+    /// Takes where targets of the cluster are looked for; true when that changes anything.
+    pub(crate) fn set_place(&mut self, place: Option<Place>) -> bool {
+        let changed = self.place != place;
+        self.place = place;
+        changed
+    }
+
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    /// Targets of several namespaces are listed.
+    pub(crate) fn all_namespaces(&self) -> bool {
+        self.place.as_ref().is_some_and(|place| place.namespace.is_none())
     }
 
     pub(crate) fn set_filter(&mut self, text: &str) {
@@ -95,7 +140,7 @@ impl Targets {
         };
         scored.sort_by(|(a, x), (b, y)| b.cmp(a).then_with(|| rank(x).cmp(&rank(y))));
         self.rows = scored.into_iter().map(|(_, row)| row).collect();
-        self.list.set(self.rows.iter().map(|row| row.reference.clone()).collect());
+        self.list.set(self.rows.iter().map(TargetRow::id).collect());
     }
 
     /// Rows that pass the filter, best first.
@@ -113,18 +158,36 @@ impl Targets {
     }
 
     pub(crate) fn selected(&self) -> Option<&TargetRow> {
-        let reference = self.list.selected()?;
-        self.rows.iter().find(|row| row.reference == reference)
+        let id = self.list.selected()?;
+        self.rows.iter().find(|row| row.id() == id)
     }
 
+    /// The first that is called so; those of the namespace that is looked at are the only ones of their name.
     pub(crate) fn by_reference(&self, reference: &str) -> Option<&TargetRow> {
         self.by_source.values().flatten().find(|row| row.reference == reference)
+    }
+
+    /// The row of a target in its cluster and namespace.
+    pub(crate) fn row(&self, reference: &str, cluster: Option<&ClusterConfig>) -> Option<&TargetRow> {
+        let mut rows = self.by_source.values().flatten();
+        rows.find(|row| row.reference == reference && row.cluster.as_ref() == cluster)
     }
 }
 
 impl TargetRow {
+    /// What it is known by among all rows.
+    fn id(&self) -> String {
+        let namespace = self.namespace();
+        if namespace.is_empty() { self.reference.clone() } else { format!("{namespace}:{}", self.reference) }
+    }
+
+    /// Namespace of the cluster; empty on this machine.
+    pub(crate) fn namespace(&self) -> &str {
+        self.cluster.as_ref().and_then(|cluster| cluster.namespace.as_deref()).unwrap_or_default()
+    }
+
     fn searched(&self) -> String {
-        format!("{} {} {}", self.reference, self.place, self.command)
+        format!("{} {} {} {}", self.reference, self.name, self.place, self.command)
     }
 }
 

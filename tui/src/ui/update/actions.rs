@@ -1,6 +1,6 @@
 //! What each key of the table does.
 
-use super::{Effect, commands, copy, notice, resend};
+use super::{Effect, commands, copy, notice, places, resend};
 use crate::ui::{
     keys::Action,
     layout,
@@ -11,8 +11,10 @@ use crate::ui::{
         list::List,
         notices::Level,
         overlay::{Choice, Chooser, Command, Confirm, CopyWhat, ExportForm, Overlay, Purpose, TextKind},
+        pick::PlaceKind,
         session::{Session, Tab},
         stream::{Move, Sort, SortBy},
+        targets::Look,
     },
 };
 
@@ -142,8 +144,8 @@ fn home(model: &mut Model, action: Action) -> Vec<Effect> {
         }
         Action::StopRow => {
             let id = if targets {
-                let reference = model.targets.selected().map(|row| row.reference.clone()).unwrap_or_default();
-                model.sessions.on(&reference).next().map(|row| row.id.clone())
+                let row = model.targets.selected();
+                row.and_then(|row| model.sessions.on(row).next()).map(|row| row.id.clone())
             } else {
                 model.sessions.selected().map(|row| row.id.clone())
             };
@@ -152,6 +154,9 @@ fn home(model: &mut Model, action: Action) -> Vec<Effect> {
                 None => notice(model, Level::Info, "there is no session to end here"),
             }
         }
+        Action::Namespace => return places::ask(model, PlaceKind::Namespace),
+        Action::ClusterContext => return places::ask(model, PlaceKind::Context),
+        Action::AllNamespaces => return places::look(model, Look::AllNamespaces),
         Action::Filter if targets => {
             let before = model.targets.filter().to_owned();
             model.overlay = Some(Overlay::Filter { edit: LineEdit::new(&before), error: None, before });
@@ -175,7 +180,7 @@ fn go(list: &mut List, to: Move) {
 /// Enter opens the session of a target when there is one; `L` always begins a new one.
 fn open_target(model: &mut Model, always_new: bool) -> Vec<Effect> {
     let Some(row) = model.targets.selected().cloned() else { return Vec::new() };
-    let running = model.sessions.on(&row.reference).next().map(|session| session.id.clone());
+    let running = model.sessions.on(&row).next().map(|session| session.id.clone());
     if let Some(id) = running.filter(|_| !always_new) {
         return super::attach(model, &id);
     }
@@ -184,7 +189,7 @@ fn open_target(model: &mut Model, always_new: bool) -> Vec<Effect> {
         return Vec::new();
     }
     let cwd = model.options.cwd.clone();
-    model.form.open(&row.reference, &cwd);
+    model.form.open(&row.reference, row.cluster, &cwd);
     model.show(Screen::Launch);
     Vec::new()
 }

@@ -16,8 +16,14 @@ pub(super) fn run(model: &mut Model, command: Command) -> Vec<Effect> {
     model.dirty = true;
     match command {
         Command::ChooseMode(port) => choose_mode(model, port),
-        Command::SetMode { port, mode } => return set_mode(model, port, mode, false),
-        Command::SetModeSure { port, mode } => return set_mode(model, port, mode, true),
+        Command::SetMode { port, mode: Mode::Steal } => {
+            // Others may have come since the last look.
+            return guarded(model, vec![Effect::LookForOthers { port, mode: Mode::Steal }]);
+        }
+        Command::SetMode { port, mode } | Command::SetModeSure { port, mode } => {
+            return set_mode(model, port, mode);
+        }
+        Command::LaunchSure => return start(model),
         Command::Sort(by) => {
             if let Some(session) = &mut model.session {
                 session.with_stream(|stream, _| {
@@ -71,18 +77,40 @@ fn guarded(model: &mut Model, effects: Vec<Effect>) -> Vec<Effect> {
 
 /// Why something done to the session's target concerns others.
 fn concerns_others(model: &Model) -> Option<String> {
-    let session = model.session.as_ref()?;
-    let target = &session.info.target;
-    let others = model.sessions.on(target).filter(|row| row.id != session.info.id).count();
-    let row = model.targets.by_reference(target);
-    let place = row.map_or("", |row| row.place.as_str());
+    let info = &model.session.as_ref()?.info;
+    let others = model.sessions.with(&info.target, &info.place).filter(|row| row.id != info.id);
+    let others: Vec<_> = others.map(|row| row.id.as_str()).collect();
+    why_others(model, &info.target, &info.place, &others, &info.sharing)
+}
+
+/// The same of a target that has no session of this window yet.
+fn form_concerns_others(model: &Model) -> Option<String> {
+    let form = &model.form;
+    let row = model.targets.row(&form.target, form.cluster.as_ref())?;
+    let others: Vec<_> = model.sessions.on(row).map(|row| row.id.as_str()).collect();
+    let place = if row.cluster.is_some() { row.place.as_str() } else { "" };
+    why_others(model, &row.reference, place, &others, &[])
+}
+
+fn why_others(
+    model: &Model,
+    target: &str,
+    place: &str,
+    others: &[&str],
+    sharing: &[String],
+) -> Option<String> {
     if model.options.is_protected(target) || model.options.is_protected(place) {
         return Some(format!("{target} is PROTECTED by your settings."));
     }
-    if others > 0 {
-        return Some(format!("{others} other session(s) of yours use {target}."));
+    if !others.is_empty() {
+        let ids = others.join(", ");
+        return Some(format!("{target} is also used by your session(s) {ids}."));
     }
-    row.filter(|row| row.shared).map(|_| format!("{target} is used by others."))
+    // What is in a cluster is there for others.
+    (!place.is_empty()).then(|| {
+        let known: String = sharing.iter().map(|fact| format!(" {fact}.")).collect();
+        format!("{target} in {place} serves others.{known}")
+    })
 }
 
 // ---- mode
@@ -119,17 +147,17 @@ fn choose_mode(model: &mut Model, port: u32) {
     model.overlay = Some(Chooser::offer(format!("Port {port}: new connections are ..."), items));
 }
 
-fn set_mode(model: &mut Model, port: u32, mode: Mode, sure: bool) -> Vec<Effect> {
+/// The sessions are known now: steals, or asks.
+pub(super) fn steal_unless_shared(model: &mut Model, port: u32, mode: Mode) -> Vec<Effect> {
+    let Some(why) = concerns_others(model) else { return set_mode(model, port, mode) };
+    let text = format!("{why} While port {port} is stolen, the target does not see its traffic.");
+    let command = Command::SetModeSure { port, mode };
+    model.overlay = Some(Confirm::ask("Steal?", text, "Steal", command));
+    Vec::new()
+}
+
+fn set_mode(model: &mut Model, port: u32, mode: Mode) -> Vec<Effect> {
     let now = model.now_ms;
-    if mode == Mode::Steal
-        && !sure
-        && let Some(why) = concerns_others(model)
-    {
-        let text = format!("{why} While port {port} is stolen, the target does not see its traffic.");
-        let command = Command::SetModeSure { port, mode };
-        model.overlay = Some(Confirm::ask("Steal?", text, "Steal", command));
-        return Vec::new();
-    }
     let effects = guarded(model, vec![Effect::SetMode { port, mode }]);
     let Some(session) = &mut model.session else { return Vec::new() };
     if session.is_recording() {
@@ -165,7 +193,7 @@ fn pause(model: &mut Model) -> Vec<Effect> {
     let ports = session.info.ports.iter().filter(|port| port.mode() != Mode::Off);
     let ports: Vec<_> = ports.map(|port| (port.remote, port.mode())).collect();
     session.paused.extend(ports.iter().copied());
-    ports.into_iter().flat_map(|(port, _)| set_mode(model, port, Mode::Off, true)).collect()
+    ports.into_iter().flat_map(|(port, _)| set_mode(model, port, Mode::Off)).collect()
 }
 
 /// Ports that were paused get the mode that they had; a steal that concerns others is asked about as ever.
@@ -175,7 +203,7 @@ pub(super) fn resume(model: &mut Model) -> Vec<Effect> {
     if paused.is_empty() {
         notice(model, Level::Info, "nothing was paused here");
     }
-    paused.into_iter().flat_map(|(port, mode)| set_mode(model, port, mode, false)).collect()
+    paused.into_iter().flat_map(|(port, mode)| run(model, Command::SetMode { port, mode })).collect()
 }
 
 // ---- questions
@@ -228,6 +256,17 @@ pub(super) fn ask_restart(model: &mut Model) {
 // ---- launch
 
 pub(super) fn launch(model: &mut Model) -> Vec<Effect> {
+    let steals = model.form.request().is_ok_and(|request| request.steal);
+    if let Some(why) = form_concerns_others(model).filter(|_| steals && !model.form.starting) {
+        let text = format!("{why} While its ports are stolen, the target does not see their traffic.");
+        model.overlay = Some(Confirm::ask("Steal?", text, "Steal", Command::LaunchSure));
+        return Vec::new();
+    }
+    start(model)
+}
+
+/// Starts what the form asks for.
+fn start(model: &mut Model) -> Vec<Effect> {
     if model.form.starting {
         return Vec::new();
     }

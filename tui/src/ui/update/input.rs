@@ -54,6 +54,10 @@ pub(super) fn paste(model: &mut Model, text: &str) -> Vec<Effect> {
         {
             edit.insert(text);
         }
+        if let Overlay::Pick(pick) = overlay {
+            pick.edit.insert(text);
+            pick.typed();
+        }
         return overlays::typed(model);
     }
     if typing(model) {

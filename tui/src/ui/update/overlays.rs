@@ -2,7 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
-use super::{Effect, commands, copy, palette};
+use super::{Effect, commands, copy, palette, places};
 use crate::ui::{
     filter,
     model::{
@@ -37,6 +37,7 @@ pub(super) fn key(model: &mut Model, key: KeyEvent) -> Vec<Effect> {
             Vec::new()
         }
         Overlay::Palette { .. } => palette::key(model, key),
+        Overlay::Pick(_) => places::key(model, key),
         Overlay::Filter { .. } => filter_key(model, key),
         Overlay::Search { edit } => {
             if key.code == KeyCode::Enter {
@@ -148,6 +149,7 @@ pub(super) fn scroll(model: &mut Model, down: bool, rows: usize) {
             let end = chooser.items.len().saturating_sub(1);
             chooser.at = if down { (chooser.at + 1).min(end) } else { chooser.at.saturating_sub(1) };
         }
+        Some(Overlay::Pick(pick)) => pick.step(down),
         _ => {}
     }
 }

@@ -3,7 +3,7 @@
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use mirrord_protocol::session::v1::Mode;
 
-use super::{Effect, commands, copy, notice};
+use super::{Effect, commands, copy, notice, places};
 use crate::ui::{
     fuzzy,
     keys::{Action, BINDINGS},
@@ -11,7 +11,9 @@ use crate::ui::{
         Model, Screen,
         notices::Level,
         overlay::{Command, ExportForm, Overlay, Purpose},
+        pick::PlaceKind,
         stream::SortBy,
+        targets::Look,
     },
     theme::ThemeName,
 };
@@ -26,7 +28,7 @@ pub(crate) struct Suggestion {
     action: Option<Action>,
 }
 
-const WITH_ARGUMENT: [(&str, &str, &str); 9] = [
+const WITH_ARGUMENT: [(&str, &str, &str); 11] = [
     ("attach", "ID", "show a session"),
     ("open", "FILE", "show a recording"),
     ("filter", "EXPRESSION", "filter the list"),
@@ -36,11 +38,15 @@ const WITH_ARGUMENT: [(&str, &str, &str); 9] = [
     ("record", "FILE", "write all events to a file"),
     ("theme", "terminal|light|mono", "colours"),
     ("launch", "TARGET", "run a command in the context of a target"),
+    ("namespace", "NAME|all", "targets of another namespace of the cluster"),
+    ("context", "NAME", "targets of another cluster of the kubeconfig"),
 ];
 
 /// Short names that people know from elsewhere.
-const ALIASES: [(&str, &str); 9] = [
+const ALIASES: [(&str, &str); 11] = [
     ("q", "quit"),
+    ("ns", "namespace"),
+    ("ctx", "context"),
     ("s", "sessions"),
     ("t", "targets"),
     ("po", "targets"),
@@ -164,11 +170,17 @@ fn with_argument(model: &mut Model, name: &str, expected: &str, argument: &str) 
         }
         "launch" if !first.is_empty() => {
             let cwd = model.options.cwd.clone();
-            model.form.open(first, &cwd);
+            let cluster = model.targets.by_reference(first).and_then(|row| row.cluster.clone());
+            model.form.open(first, cluster, &cwd);
             model.show(Screen::Launch);
             Some(Vec::new())
         }
         "launch" => Some(super::actions::act(model, Action::Launch)),
+        "namespace" if first == "all" => Some(places::look(model, Look::AllNamespaces)),
+        "namespace" if first.is_empty() => Some(places::ask(model, PlaceKind::Namespace)),
+        "namespace" => Some(places::named(model, PlaceKind::Namespace, first)),
+        "context" if first.is_empty() => Some(places::ask(model, PlaceKind::Context)),
+        "context" => Some(places::named(model, PlaceKind::Context, first)),
         _ => None,
     };
     done.unwrap_or_else(|| {

@@ -2,6 +2,7 @@
 
 use crossterm::event::{KeyCode, KeyEvent};
 use mirrord_protocol::session::v1::Mode;
+use mirrord_session::cluster::ClusterConfig;
 
 use super::*;
 use crate::ui::{
@@ -21,10 +22,17 @@ fn type_keys(model: &mut Model, keys: &str) -> Vec<Effect> {
         .collect()
 }
 
+/// `M` `s`, and what sessions there are then.
+fn steal(model: &mut Model, sessions: &[SessionInfo]) -> Vec<Effect> {
+    let (port, mode) = (80, Mode::Steal);
+    assert_eq!(type_keys(model, "Ms"), [Effect::LookForOthers { port, mode }]);
+    update(model, Msg::Others { port, mode, rows: sessions.to_vec() })
+}
+
 #[test]
 fn a_switch_is_pending_until_the_agent_has_answered() {
     let mut model = fake::model(120, 40);
-    assert_eq!(type_keys(&mut model, "Ms"), [Effect::SetMode { port: 80, mode: Mode::Steal }]);
+    assert_eq!(steal(&mut model, &[]), [Effect::SetMode { port: 80, mode: Mode::Steal }]);
     let session = model.session.as_ref().unwrap();
     assert_eq!(session.info.ports[0].mode(), Mode::Mirror, "never shown before it holds");
     assert_eq!(session.switching_to(&session.info.ports[0]), Some(Mode::Steal));
@@ -37,7 +45,7 @@ fn a_switch_is_pending_until_the_agent_has_answered() {
 #[test]
 fn a_switch_that_nobody_answers_is_given_up() {
     let mut model = fake::model(120, 40);
-    type_keys(&mut model, "Ms");
+    steal(&mut model, &[]);
     drop(update(&mut model, Msg::Clock(fake::NOW_MS + 60_000)));
     assert!(model.session.as_ref().unwrap().switching.is_empty());
     assert_eq!(model.notices.all().last().unwrap().level, Level::Error);
@@ -47,11 +55,84 @@ fn a_switch_that_nobody_answers_is_given_up() {
 fn stealing_from_a_target_of_others_asks() {
     let mut model = fake::model(120, 40);
     let other = SessionInfo { id: "other".to_owned(), ..fake::info(Mode::Mirror) };
-    drop(update(&mut model, Msg::Sessions(vec![fake::info(Mode::Mirror), other])));
-    assert_eq!(type_keys(&mut model, "Ms"), []);
+    let others = [fake::info(Mode::Mirror), other];
+    assert_eq!(steal(&mut model, &others), []);
     assert!(matches!(model.overlay, Some(Overlay::Confirm(_))));
     assert_eq!(type_keys(&mut model, "\n"), [], "the safe answer is chosen at first");
-    assert_eq!(type_keys(&mut model, "Msy\n"), [Effect::SetMode { port: 80, mode: Mode::Steal }]);
+    steal(&mut model, &others);
+    assert_eq!(type_keys(&mut model, "y\n"), [Effect::SetMode { port: 80, mode: Mode::Steal }]);
+}
+
+#[test]
+fn stealing_in_a_cluster_asks_and_says_who_counts_on_the_target() {
+    let mut model = fake::model(120, 40);
+    let info = SessionInfo {
+        place: "dev/shop".to_owned(),
+        sharing: vec!["other sessions: ann@laptop since noon steals 80".to_owned()],
+        ..fake::info(Mode::Mirror)
+    };
+    // The same name in another namespace is another target.
+    let elsewhere =
+        SessionInfo { id: "other".to_owned(), place: "dev/test".to_owned(), ..fake::info(Mode::Mirror) };
+    fake::say(&mut model, HostMsg::Info(Box::new(info)));
+    assert_eq!(steal(&mut model, &[elsewhere]), []);
+    let Some(Overlay::Confirm(asked)) = &model.overlay else { panic!("it asks") };
+    assert!(asked.text.contains("in dev/shop serves others") && asked.text.contains("ann@laptop"));
+    assert_eq!(type_keys(&mut model, "y\n"), [Effect::SetMode { port: 80, mode: Mode::Steal }]);
+}
+
+/// A target of the cluster, chosen on the screen of targets.
+fn on_cluster_target() -> Model {
+    let mut model = fake::model(120, 40);
+    let cluster = ClusterConfig {
+        context: Some("dev".to_owned()),
+        namespace: Some("shop".to_owned()),
+        ..ClusterConfig::default()
+    };
+    let row = TargetRow {
+        reference: "deployment/api".to_owned(),
+        place: "dev/shop".to_owned(),
+        cluster: Some(cluster),
+        ..TargetRow::default()
+    };
+    drop(update(&mut model, Msg::Targets { source: "cluster", found: Ok(vec![row]) }));
+    type_keys(&mut model, "q");
+    model
+}
+
+#[test]
+fn a_launch_that_steals_in_a_cluster_asks_and_keeps_the_place() {
+    let mut model = on_cluster_target();
+    type_keys(&mut model, "Lnode x.js");
+    key(&mut model, KeyCode::Tab);
+    key(&mut model, KeyCode::Right);
+    assert_eq!(type_keys(&mut model, "\n"), []);
+    assert!(matches!(model.overlay, Some(Overlay::Confirm(_))));
+    let effects = type_keys(&mut model, "y\n");
+    let [Effect::Launch(request), Effect::SaveRecent(_)] = effects.as_slice() else { panic!("{effects:?}") };
+    assert!(request.steal);
+    assert_eq!(request.cluster.as_ref().unwrap().namespace.as_deref(), Some("shop"));
+}
+
+#[test]
+fn a_namespace_is_chosen_by_a_part_of_its_name() {
+    let mut model = on_cluster_target();
+    assert_eq!(type_keys(&mut model, "n"), [Effect::AskPlaces(PlaceKind::Namespace)]);
+    let names = ["default", "kube-system", "shop"].map(str::to_owned).to_vec();
+    drop(update(&mut model, Msg::Places(PlaceKind::Namespace, Ok(names))));
+    assert_eq!(type_keys(&mut model, "kube\n"), [Effect::LookAt(Look::Namespace("kube-system".to_owned()))]);
+    assert_eq!(type_keys(&mut model, "0"), [Effect::LookAt(Look::AllNamespaces)]);
+    assert_eq!(type_keys(&mut model, ":ns team-x\n"), [Effect::LookAt(Look::Namespace("team-x".to_owned()))]);
+    // Who may not list namespaces types one.
+    type_keys(&mut model, "n");
+    drop(update(&mut model, Msg::Places(PlaceKind::Namespace, Err("you may not".to_owned()))));
+    assert_eq!(type_keys(&mut model, "mine\n"), [Effect::LookAt(Look::Namespace("mine".to_owned()))]);
+    // Names that come after the list was closed open nothing.
+    type_keys(&mut model, "C");
+    key(&mut model, KeyCode::Esc);
+    drop(update(&mut model, Msg::Places(PlaceKind::Context, Ok(vec!["dev".to_owned()]))));
+    assert!(model.overlay.is_none());
+    assert_eq!(type_keys(&mut model, ":ctx prod\n"), [Effect::LookAt(Look::Context("prod".to_owned()))]);
 }
 
 #[test]
@@ -63,6 +144,7 @@ fn no_single_key_destroys() {
             matches!(
                 effect,
                 Effect::Copy { .. }
+                    | Effect::AskPlaces(_)
                     | Effect::Edit { .. }
                     | Effect::Fetch { .. }
                     | Effect::Mouse(_)

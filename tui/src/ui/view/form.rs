@@ -5,7 +5,7 @@ use ratatui::layout::{Position, Rect};
 use super::{foot, header, pen::Pen};
 use crate::ui::{
     layout,
-    model::{Model, form::Field},
+    model::{Model, form::Field, targets::TargetRow},
     text,
     tone::{TextLine, Tone},
 };
@@ -23,6 +23,19 @@ pub(super) fn draw(model: &Model, pen: &mut Pen<'_>) -> Option<Position> {
     let form = &model.form;
     let area = areas.main;
     let title = TextLine::new(Tone::Focus, "Run in the context of ").with(Tone::Strong, &form.target);
+    let row = model.targets.row(&form.target, form.cluster.as_ref()).filter(|row| row.cluster.is_some());
+    let title = match row {
+        Some(row) => title.with(Tone::Plain, format!(" in {}", row.place)),
+        None => title,
+    };
+    let protected = |row: &TargetRow| {
+        model.options.is_protected(&row.place) || model.options.is_protected(&row.reference)
+    };
+    let title = if row.is_some_and(protected) {
+        title.with(Tone::Plain, "  ").with(Tone::Alarm, " PROTECTED ")
+    } else {
+        title
+    };
     pen.rule(area, Tone::Border, &title);
     let mut cursor = None;
     for (field, y) in Field::ALL.iter().zip(area.y + 2..area.bottom()) {

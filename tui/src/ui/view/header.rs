@@ -48,10 +48,12 @@ fn crumb(model: &Model, session: &Session, line: TextLine) -> TextLine {
             if *loading { line.with(Tone::Dim, " loading …") } else { line }
         }
         Source::Live { id } => {
-            let place = model.targets.by_reference(target).map_or("", |row| row.place.as_str());
+            let place = session.info.place.as_str();
             let protected = model.options.is_protected(target) || model.options.is_protected(place);
             let line =
                 if protected { line.with(Tone::Alarm, "PROTECTED").with(Tone::Plain, " ") } else { line };
+            let line =
+                if place.is_empty() { line } else { line.with(Tone::Plain, place).with(Tone::Dim, " › ") };
             line.with(Tone::Strong, target).with(Tone::Dim, " › ").with(Tone::Plain, id)
         }
     }

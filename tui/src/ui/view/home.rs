@@ -30,24 +30,30 @@ pub(super) fn targets(model: &Model, pen: &mut Pen<'_>) -> Option<Position> {
             .with(Tone::Plain, format!("{shown}/{}", targets.all()))
             .with(Tone::Dim, format!("  / {}", targets.filter()))
     };
-    pen.rule(areas.main, Tone::Border, &title);
+    pen.rule(areas.main, Tone::Border, &place(model, title));
     let wide = areas.main.width >= 76;
-    let heads: Heads<6> = [
+    let everywhere = model.targets.all_namespaces();
+    let heads: Heads<7> = [
         ("NAME", 0, false),
-        ("READY", if wide { 5 } else { 0 }, false),
+        ("NAMESPACE", if everywhere { 14 } else { 0 }, false),
+        ("READY", if areas.main.width >= 60 { 5 } else { 0 }, false),
         ("STATUS", 10, false),
         ("PORTS", if wide { 14 } else { 0 }, false),
         ("AGE", 5, true),
         ("SESSION", 8, false),
     ];
     let cells = |row: &TargetRow| {
-        let session = model.sessions.on(&row.reference).next().map_or("", |session| session.id.as_str());
+        let session = model.sessions.on(row).next().map_or("", |session| session.id.as_str());
         let age = (model.now_ms - row.started_ms) / 1_000;
         let age = if row.started_ms > 0 { text::age(u64::try_from(age).unwrap_or(0)) } else { String::new() };
         let ports: Vec<_> = row.ports.iter().map(u16::to_string).collect();
         let name = if row.unfit.is_empty() { Tone::Plain } else { Tone::Dim };
+        // A process is found by its name, not by its number.
+        let called =
+            if row.kind == "pid" { format!("{} {}", row.reference, row.name) } else { row.reference.clone() };
         [
-            (name, row.reference.clone()),
+            (name, called),
+            (Tone::Dim, row.namespace().to_owned()),
             (Tone::Plain, row.ready.clone()),
             (row.tone, row.status.clone()),
             (Tone::Dim, ports.join(" ")),
@@ -63,6 +69,19 @@ pub(super) fn targets(model: &Model, pen: &mut Pen<'_>) -> Option<Position> {
     let lines = targets.selected().map(|row| target_lines(model, row)).unwrap_or_default();
     side(pen, areas.side, "Details", &lines);
     None
+}
+
+/// Where targets of a cluster are looked for, behind the title.
+fn place(model: &Model, title: TextLine) -> TextLine {
+    let Some(place) = model.targets.place() else { return title };
+    let text = place.text();
+    let title = if model.options.is_protected(&text) {
+        title.with(Tone::Plain, "  ").with(Tone::Alarm, " PROTECTED ")
+    } else {
+        title
+    };
+    let title = title.with(Tone::Dim, "  ").with(Tone::Plain, text);
+    if place.answered { title } else { title.with(Tone::Dim, " asking the cluster …") }
 }
 
 fn no_targets(model: &Model, pen: &mut Pen<'_>, area: Rect) {
@@ -102,13 +121,16 @@ fn target_lines(model: &Model, row: &TargetRow) -> Vec<TextLine> {
     for (name, value) in &row.facts {
         pair(name, value);
     }
-    if row.shared {
-        lines.push(TextLine::new(Tone::Warn, "others use it, too: stealing takes their traffic away"));
+    if row.cluster.is_some() {
+        lines.push(TextLine::new(
+            Tone::Warn,
+            "it serves others: stealing takes their traffic away, and asks first",
+        ));
     }
     if !row.unfit.is_empty() {
         lines.push(TextLine::new(Tone::Warn, format!("cannot be a target: {}", row.unfit)));
     }
-    for session in model.sessions.on(&row.reference) {
+    for session in model.sessions.on(row) {
         lines.push(
             TextLine::new(Tone::Good, format!("session {}", session.id)).with(Tone::Dim, "  ⏎ opens it"),
         );

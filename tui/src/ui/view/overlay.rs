@@ -2,7 +2,7 @@
 
 use ratatui::layout::{Position, Rect};
 
-use super::{palette, pen::Pen, texts};
+use super::{palette, pen::Pen, pick, texts};
 use crate::ui::{
     layout,
     model::{
@@ -62,6 +62,7 @@ pub(super) fn draw(model: &Model, pen: &mut Pen<'_>) -> Option<Position> {
             };
             prompt(model, pen, label, edit)
         }
+        Overlay::Pick(pick) => pick::draw(model, pen, pick),
         Overlay::Chooser(chooser) => {
             draw_chooser(model, pen, chooser);
             None

@@ -2,12 +2,16 @@
 
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use mirrord_protocol::session::v1::EventBatch;
+use mirrord_session::cluster::ClusterConfig;
 use ratatui::{buffer::Buffer, layout::Rect};
 
 use super::*;
 use crate::ui::{
     fake,
-    model::targets::TargetRow,
+    model::{
+        pick::PlaceKind,
+        targets::{Place, TargetRow},
+    },
     theme::ThemeName,
     tone::Tone,
     update::{HostMsg, Msg, open, update},
@@ -61,6 +65,36 @@ fn with_targets(columns: u16, rows: u16) -> Model {
     let found = Ok(["shop-orders", "shop-catalog", "prod"].map(row).to_vec());
     drop(update(&mut model, Msg::Targets { source: "local", found }));
     drop(update(&mut model, Msg::Sessions(vec![fake::info(mirrord_protocol::session::v1::Mode::Mirror)])));
+    model
+}
+
+/// Targets of all namespaces of a cluster beside those of this machine.
+fn with_cluster(columns: u16, rows: u16) -> Model {
+    let mut model = with_targets(columns, rows);
+    model.options.cwd = "/src".to_owned();
+    let row = |namespace: &str, name: &str, ready: &str| TargetRow {
+        reference: format!("deployment/{name}"),
+        kind: "deployment".to_owned(),
+        name: name.to_owned(),
+        place: format!("kind-live/{namespace}"),
+        ready: ready.to_owned(),
+        status: "Running".to_owned(),
+        tone: Tone::Good,
+        started_ms: fake::NOW_MS - 7_200_000,
+        ports: vec![8080],
+        cluster: Some(ClusterConfig {
+            context: Some("kind-live".to_owned()),
+            namespace: Some(namespace.to_owned()),
+            ..ClusterConfig::default()
+        }),
+        facts: vec![("containers".to_owned(), "app proxy".to_owned())],
+        ..TargetRow::default()
+    };
+    let found = vec![row("shop", "api", "2/2"), row("test", "api", "1/1"), row("kube-system", "dns", "1/1")];
+    drop(update(&mut model, Msg::Targets { source: "cluster", found: Ok(found) }));
+    let place = Place { context: "kind-live".to_owned(), namespace: None, answered: true };
+    drop(update(&mut model, Msg::Place(Some(place))));
+    press(&mut model, "q");
     model
 }
 
@@ -126,6 +160,26 @@ fn screens() {
         for (columns, rows) in [(120, 40), (80, 24)] {
             let text = lines(&picture(&mut replay(columns, rows)));
             insta::assert_snapshot!(format!("replay__back__{columns}x{rows}"), text);
+        }
+        for (columns, rows) in [(120, 40), (80, 24)] {
+            let mut model = with_cluster(columns, rows);
+            insta::assert_snapshot!(
+                format!("targets__cluster__{columns}x{rows}"),
+                lines(&picture(&mut model))
+            );
+            press(&mut model, "n");
+            let names = ["default", "kube-system", "shop", "test"].map(str::to_owned).to_vec();
+            drop(update(&mut model, Msg::Places(PlaceKind::Namespace, Ok(names))));
+            press(&mut model, "s");
+            insta::assert_snapshot!(
+                format!("namespace__pick__{columns}x{rows}"),
+                lines(&picture(&mut model))
+            );
+            press(&mut model, "\u{1b}gjL");
+            insta::assert_snapshot!(
+                format!("launch__cluster__{columns}x{rows}"),
+                lines(&picture(&mut model))
+            );
         }
         // Rows of two lines.
         for (name, keys) in [("traffic__follow", ""), ("files__list", "3"), ("targets__list", "q")] {
@@ -209,15 +263,24 @@ fn no_size_panics() {
             }
         }
     }
+    // Large windows.
+    for (_, keys) in SCREENS {
+        let mut model = with_targets(120, 40);
+        press(&mut model, keys);
+        for (columns, rows) in [(160, 50), (200, 60), (250, 80), (250, 10), (40, 80)] {
+            drop(update(&mut model, Msg::Resize(columns, rows)));
+            picture(&mut model);
+        }
+    }
     // Each size once, the screens in turn.
     let mut models = SCREENS.map(|(_, keys)| {
         let mut model = with_targets(120, 40);
         press(&mut model, keys);
         model
     });
-    for columns in 1..=130_u16 {
-        for rows in 1..=45_u16 {
-            let turn = usize::from(columns * 45 + rows) % models.len();
+    for columns in 1..=250_u16 {
+        for rows in 1..=80_u16 {
+            let turn = usize::from(columns * 81 + rows) % models.len();
             drop(update(&mut models[turn], Msg::Resize(columns, rows)));
             picture(&mut models[turn]);
         }
