@@ -33,7 +33,9 @@ pub use self::{
     heartbeat::{LinkState, LinkStatus},
     streams::{AgentReceiver, AgentSender, Chunk, Connected, Stolen, UdpAssociation, UdpEvent},
 };
-use crate::limits::{AGENT_CALL_TIMEOUT, AGENT_CLOSE_GRACE, DIAL_SLACK, FILE_CALL_TIMEOUT, STREAM_MESSAGES};
+use crate::limits::{
+    AGENT_CALL_TIMEOUT, AGENT_CLOSE_GRACE, AGENT_LOST, DIAL_SLACK, FILE_CALL_TIMEOUT, STREAM_MESSAGES,
+};
 
 /// Handle on the link to one agent. Clones share it.
 #[derive(Clone)]
@@ -151,12 +153,28 @@ impl AgentLink {
     /// # Errors
     /// When the agent cannot be reached within [`AGENT_CALL_TIMEOUT`], refuses the token or speaks another version.
     pub async fn connect(endpoint: Endpoint, token: &str) -> Result<Self, LinkError> {
+        Self::connect_with(endpoint, token, Some(AGENT_LOST)).await
+    }
+
+    /// As [`Self::connect`], but the link is never given up: somebody sees to it that there is an agent again.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub async fn connect_for_good(endpoint: Endpoint, token: &str) -> Result<Self, LinkError> {
+        Self::connect_with(endpoint, token, None).await
+    }
+
+    async fn connect_with(
+        endpoint: Endpoint,
+        token: &str,
+        patience: Option<Duration>,
+    ) -> Result<Self, LinkError> {
         let channels = Channels::connect(endpoint, token).await?;
         let facts = channels.hello().await?;
         let cancel = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (status_tx, status) = watch::channel(LinkStatus::default());
-        tasks.spawn(heartbeat::run(channels.clone(), status_tx, cancel.clone()));
+        tasks.spawn(heartbeat::run(channels.clone(), status_tx, cancel.clone(), patience));
         Ok(Self {
             inner: Arc::new(Inner {
                 files: Calls::new(channels.control.clone(), tasks.clone(), cancel.clone()),

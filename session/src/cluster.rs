@@ -7,6 +7,7 @@ pub mod client;
 pub mod error;
 #[cfg(test)]
 mod fake;
+pub mod members;
 mod mesh;
 pub mod pod;
 pub(crate) mod port_forward;
@@ -20,6 +21,7 @@ mod workload;
 
 pub use client::{Cluster, ClusterConfig, connect, connect_quietly, contexts};
 pub use error::ClusterError;
+pub use members::{Member, Members};
 pub use mesh::Mesh;
 pub use pod::TargetPod;
 pub use resolve::{Which, resolve};

@@ -26,6 +26,8 @@ pub(crate) use self::store::strip_bodies;
 #[derive(Clone, Debug)]
 pub struct Events {
     shared: Arc<Shared>,
+    /// Pod that the events of this handle name.
+    pod: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,8 @@ struct Shared {
     /// producers --something changed--> readers that have nothing left to read
     changed: Notify,
     start: Instant,
+    /// Pod through which the session reaches out; `None`: the target is no pod of a cluster.
+    through: Mutex<Option<Arc<str>>>,
 }
 
 impl Shared {
@@ -54,7 +58,19 @@ impl Events {
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
         let store = Mutex::new(Store::new(limits));
-        Self { shared: Arc::new(Shared { store, changed: Notify::new(), start: Instant::now() }) }
+        let (changed, start, through) = (Notify::new(), Instant::now(), Mutex::default());
+        Self { shared: Arc::new(Shared { store, changed, start, through }), pod: None }
+    }
+
+    /// The same store; events that this handle emits name the pod.
+    #[must_use]
+    pub fn at_pod(&self, pod: Option<Arc<str>>) -> Self {
+        Self { shared: Arc::clone(&self.shared), pod }
+    }
+
+    /// From now on remote operations that name no pod happen at this one.
+    pub fn reach_out_through(&self, pod: Option<Arc<str>>) {
+        *self.shared.through.lock().unwrap_or_else(PoisonError::into_inner) = pod;
     }
 
     /// Adds an event and returns its sequence number, the first being 1. `seq` is set here; `time_ns` and `monotonic_ns` are
@@ -66,9 +82,23 @@ impl Events {
         if event.monotonic_ns == 0 {
             event.monotonic_ns = u64::try_from(self.shared.start.elapsed().as_nanos()).unwrap_or(u64::MAX);
         }
+        if event.pod.is_empty() {
+            event.pod = self.pod_of(&event);
+        }
         let seq = self.shared.store().push(event);
         self.shared.changed.notify_waiters();
         seq
+    }
+
+    fn pod_of(&self, event: &wire::Event) -> String {
+        let remote =
+            || event.decision.as_ref().is_some_and(|decision| decision.r#where() == wire::Where::Remote);
+        let pod = match &self.pod {
+            Some(pod) => Some(Arc::clone(pod)),
+            None if remote() => self.shared.through.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            None => None,
+        };
+        pod.as_deref().unwrap_or_default().to_owned()
     }
 
     /// Changes an event that was emitted as pending, e.g. when the response of a request has come. Readers get it again with

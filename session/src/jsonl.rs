@@ -147,6 +147,8 @@ struct Row {
     comm: Data,
     #[serde(skip_serializing_if = "is_default")]
     connection_id: u64,
+    #[serde(skip_serializing_if = "is_default")]
+    pod: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     decision: Option<Decision>,
     #[serde(flatten)]
@@ -178,6 +180,7 @@ impl From<&wire::Event> for Row {
             tid: event.tid,
             comm: Data::from(&event.comm),
             connection_id: event.connection,
+            pod: event.pod.clone(),
             decision: event
                 .decision
                 .as_ref()
@@ -205,6 +208,7 @@ impl TryFrom<Row> for wire::Event {
             tid: row.tid,
             comm: row.comm.into(),
             connection: row.connection_id,
+            pod: row.pod,
             decision: row.decision.map(|decision| wire::Decision {
                 r#where: wire::Where::from(decision.place).into(),
                 rule: decision.rule,

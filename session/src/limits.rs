@@ -120,6 +120,14 @@ pub const CLUSTER_AGENT_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub const TARGET_RETURN: Duration = Duration::from_secs(40);
 /// How often it is looked at meanwhile.
 pub const TARGET_POLL: Duration = Duration::from_millis(500);
+/// Pods of one target that a session serves at a time; each costs a pod of the cluster and two port-forwards.
+pub const PODS: usize = 64;
+/// First pause before a pod gets another agent after it could not have one, or lost it; doubled each time.
+pub const POD_RETRY_MIN: Duration = Duration::from_secs(1);
+/// Longest such pause.
+pub const POD_RETRY_MAX: Duration = Duration::from_secs(30);
+/// How often it is looked whether a target without pods still exists.
+pub const TARGET_LOOK: Duration = Duration::from_secs(5);
 /// Pause between attempts to reach an agent that comes up: a refused port-forward costs the API server a millisecond.
 pub const AGENT_PROBE: Duration = Duration::from_millis(50);
 /// How often the events of a Job without a pod are read.
@@ -245,6 +253,8 @@ pub const MIRROR_CONNECTIONS: usize = 16_384;
 pub const PUBLISH_RETRY: Duration = Duration::from_millis(100);
 /// Requests queued for the task that owns the ports; when full the asker waits.
 pub const PORT_REQUESTS: usize = 256;
+/// What agents say about ports that waits for the task that owns them; when full, the agents' streams wait.
+pub const AGENT_SAYINGS: usize = 64;
 /// Deadline of a mode change: the agent changes a rule or a filter, which takes milliseconds.
 pub const MODE_TIMEOUT: Duration = Duration::from_secs(10);
 // ---- layer
@@ -301,7 +311,7 @@ pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 pub const TERMINAL_BYTES: usize = 4 << 20;
 /// Reports of the layer that wait for the driver; it takes each within microseconds, and the layer waits when it does not.
 pub const LAYER_EVENTS: usize = 256;
-/// Ends of agent and holder that wait for the driver; there are at most three in a session.
+/// Ends of agents and holder that wait for the driver; there are at most three in a session.
 pub const ENDED_QUEUE: usize = 4;
 /// How long the agent may take to say that it goes; it is ended in any case.
 pub const AGENT_GOODBYE: Duration = Duration::from_millis(500);

@@ -6,8 +6,8 @@
 //! ```text
 //! session netns: queue -> verdicts -> udp | prepared -> outgoing -> relay <-> agent or host socket
 //!                                      └-> resolver <-> agent or host's name servers
-//! agent: parked streams -> incoming -> delivery (dial inside from the client's address) -> relay
-//!        mirror stream  -> mirror   -> delivery, tap
+//! agents: parked streams -> incoming -> delivery (dial inside from the client's address) -> relay
+//!         mirror stream  -> mirror   -> delivery, tap
 //! ports/driver: what is subscribed, what listens, publish on the host's loopback
 //! ```
 
@@ -30,6 +30,7 @@ mod relay;
 mod resolver;
 mod session_netns;
 mod shared;
+mod source;
 mod tap;
 mod udp;
 mod unheld;
@@ -51,13 +52,11 @@ use tokio::{
 };
 
 use self::{
-    incoming::Incoming,
-    mirror::Mirror,
     names::Names,
     nameservers::Nameservers,
     ports::{
         Listening,
-        driver::{Driver, Request, Requests},
+        driver::{Driver, Inputs, Request, Requests},
     },
     prepared::Prepared,
     publish::Publisher,
@@ -68,13 +67,14 @@ use self::{
 };
 pub use self::{
     owners::{Owner, SocketOwners},
+    source::{PodName, SourceId},
     tap::{Tap, TapContext, TapFactory, no_taps},
 };
 use crate::{
     agent_link::{AgentLink, ip_address},
     config::{self, Mode},
     events::Events,
-    limits::{MODE_TIMEOUT, PARKED_ACCEPTS, PORT_REQUESTS, SHUTDOWN_GRACE, SWEEP},
+    limits::{MODE_TIMEOUT, PORT_REQUESTS, SHUTDOWN_GRACE, SWEEP},
 };
 
 /// What the data path is made of.
@@ -85,8 +85,10 @@ pub struct NetworkSpec {
     pub outgoing: config::Outgoing,
     /// DNS.
     pub dns: config::Dns,
-    /// Link to the agent.
+    /// Link to the agent: connections, datagrams and names go out through it.
     pub agent: AgentLink,
+    /// Whose connections are served.
+    pub serves: Serves,
     /// Where operations are written down.
     pub events: Events,
     /// Makes the sockets of the session netns.
@@ -95,6 +97,15 @@ pub struct NetworkSpec {
     pub hold: bool,
     /// Makes the readers beside the relays.
     pub tap: TapFactory,
+}
+
+/// Whose connections a session serves.
+#[derive(Clone, Debug)]
+pub enum Serves {
+    /// Those of [`NetworkSpec::agent`]; in a cluster it sits beside this pod.
+    Agent(PodName),
+    /// Those of all agents that [`NetworkHandle::join`] names.
+    Joined,
 }
 
 /// Why the data path could not be set up or a request to it failed.
@@ -156,6 +167,10 @@ impl Network {
             .collect();
         let nameservers = Nameservers::new(&facts.nameservers);
         let names = Names::new(&facts.search);
+        let own = match spec.serves {
+            Serves::Agent(pod) => Some(pod),
+            Serves::Joined => None,
+        };
         let (netns, intake) = SessionNetns::set_up(spec.holder, addresses, spec.hold)?;
         let shared = Arc::new(Shared {
             netns,
@@ -171,7 +186,7 @@ impl Network {
             tasks: Tasks::default(),
             connections: AtomicU64::new(0),
         });
-        Ok(Self { handle: start_tasks(shared, intake) })
+        Ok(Self { handle: start_tasks(shared, intake, own) })
     }
 
     /// What others may ask of the data path.
@@ -186,7 +201,11 @@ impl Network {
     }
 }
 
-fn start_tasks(shared: SharedRef, Intake { relays, questions, destroyed }: Intake) -> NetworkHandle {
+fn start_tasks(
+    shared: SharedRef,
+    Intake { relays, questions, destroyed }: Intake,
+    own: Option<PodName>,
+) -> NetworkHandle {
     let (requests_tx, requests_rx) = mpsc::channel(PORT_REQUESTS);
     let (ports_tx, ports) = watch::channel(Vec::new());
     let (listeners_tx, listeners) = watch::channel(Vec::new());
@@ -216,14 +235,8 @@ fn start_tasks(shared: SharedRef, Intake { relays, questions, destroyed }: Intak
 
     let publisher = Publisher::new(shared.clone(), listeners_tx);
     let (ending_tx, ending) = watch::channel(None);
-    let driver = Driver::new(shared.clone(), publisher, requests_rx, destroyed, ports_tx, ending_tx);
-    tasks.intake(driver.run());
-
-    let incoming = Incoming::new(shared.clone(), ports.clone(), requests.clone());
-    for _ in 0..PARKED_ACCEPTS {
-        tasks.intake(incoming.clone().park());
-    }
-    tasks.intake(Mirror::new(incoming).run());
+    let inputs = Inputs { requests: requests.clone(), requests_rx, destroyed, ports_tx, ending_tx };
+    tasks.intake(Driver::new(shared.clone(), publisher, inputs).run(own));
     NetworkHandle { shared, ports, listeners, ending, requests }
 }
 
@@ -265,7 +278,24 @@ impl NetworkHandle {
         self.ending.clone()
     }
 
-    /// Changes the mode of a port; returns after the agent's acknowledgement. On failure the old mode holds. Stealing a port on
+    /// Serves the connections of one more agent, beside this pod. Its ports become what those of all others are.
+    ///
+    /// # Errors
+    /// [`NetworkError::Ended`].
+    pub async fn join(&self, pod: PodName, agent: AgentLink) -> Result<SourceId, NetworkError> {
+        let (reply_tx, reply_rx) = oneshot::channel();
+        let request = Request::Join(pod, agent, reply_tx);
+        self.requests.send(request).await.map_err(|_| NetworkError::Ended)?;
+        reply_rx.await.map_err(|_| NetworkError::Ended)
+    }
+
+    /// Nothing new comes from this agent. Its open connections go on as long as its link does.
+    pub async fn leave(&self, source: SourceId) {
+        // Fails when the session ends: then everything leaves.
+        drop(self.requests.send(Request::Leave(source)).await);
+    }
+
+    /// Changes the mode of a port; returns after the acknowledgement of all agents. On failure the old mode holds. Stealing a port on
     /// which no local process listens is accepted and takes effect as soon as one does.
     ///
     /// # Errors

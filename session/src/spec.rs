@@ -23,6 +23,9 @@ pub struct SessionSpec {
     pub id: String,
     /// What is impersonated.
     pub target: Target,
+    /// All pods of the target, and not the best one alone.
+    #[serde(default)]
+    pub all_pods: bool,
     /// Cluster and namespace of a cluster target.
     #[serde(default)]
     pub cluster: ClusterConfig,
@@ -61,6 +64,7 @@ impl SessionSpec {
         Ok(Self {
             id: new_id(),
             target,
+            all_pods: false,
             cluster: ClusterConfig::default(),
             agent: AgentOptions::default(),
             config,
@@ -151,6 +155,7 @@ mod tests {
         let spec = SessionSpec {
             id: "a1".to_owned(),
             target: Target::Local("shop".to_owned()),
+            all_pods: false,
             cluster: ClusterConfig::default(),
             agent: AgentOptions::default(),
             config: Config::default(),

@@ -272,6 +272,38 @@ impl Namespace {
         let args = ["-n", &self.name, "exec", "customer", "--", "python3", "-c", script, url];
         self.cluster.try_kubectl(&args).ok()
     }
+
+    /// Asks several servers, one after the other; a text for each, `-` for one that did not answer.
+    ///
+    /// # Panics
+    /// When nobody can be asked.
+    #[must_use]
+    #[track_caller]
+    pub fn ask_all(&self, urls: &[String]) -> Vec<String> {
+        const SCRIPT: &str = "import sys, urllib.request as r
+for url in sys.argv[1:]:
+    try: print(r.urlopen(url, timeout=5).read().decode().replace(chr(10), ' '))
+    except OSError as error: print('-', error)";
+        let mut args = vec!["exec", "customer", "--", "python3", "-c", SCRIPT];
+        args.extend(urls.iter().map(String::as_str));
+        self.kubectl(&args).lines().map(str::to_owned).collect()
+    }
+
+    /// Kills the processes of a pod's container on its node, so that the kubelet starts it again.
+    ///
+    /// # Panics
+    /// When it cannot be found.
+    #[track_caller]
+    pub fn crash(&self, pod: &str) {
+        let found = self.get(&["pod", pod]);
+        let id = found["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
+        let id = id.rsplit('/').next().unwrap_or_default();
+        let killed = Command::new(script())
+            .args(["exec", "ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", id])
+            .output()
+            .expect("run cluster.sh");
+        assert!(killed.status.success(), "{}", text(&killed.stderr));
+    }
 }
 
 impl Drop for Namespace {

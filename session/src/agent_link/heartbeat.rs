@@ -9,7 +9,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::connect::Channels;
-use crate::limits::{AGENT_HEARTBEAT, AGENT_LOST, AGENT_RETRY_MAX, AGENT_RETRY_MIN};
+use crate::limits::{AGENT_HEARTBEAT, AGENT_RETRY_MAX, AGENT_RETRY_MIN};
 
 /// Whether the agent answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -19,7 +19,7 @@ pub enum LinkState {
     Up,
     /// It was not; trying again.
     Retrying,
-    /// Given up: the agent has been away for [`AGENT_LOST`].
+    /// Given up: the agent has been away for too long.
     Lost,
 }
 
@@ -38,8 +38,13 @@ pub struct LinkStatus {
     pub detail: String,
 }
 
-/// Measures until cancelled or until the agent is lost. heartbeat --status--> host
-pub(super) async fn run(channels: Channels, status_tx: watch::Sender<LinkStatus>, cancel: CancellationToken) {
+/// Measures until cancelled or until the agent is lost, which it is after `patience`, if at all. heartbeat --status--> host
+pub(super) async fn run(
+    channels: Channels,
+    status_tx: watch::Sender<LinkStatus>,
+    cancel: CancellationToken,
+    patience: Option<Duration>,
+) {
     let mut last_seen = Instant::now();
     let mut attempt = 0;
     let mut wait = Duration::ZERO;
@@ -64,7 +69,7 @@ pub(super) async fn run(channels: Channels, status_tx: watch::Sender<LinkStatus>
             Err(error) => {
                 attempt += 1;
                 wait = backoff(attempt);
-                let lost = last_seen.elapsed() >= AGENT_LOST;
+                let lost = patience.is_some_and(|patience| last_seen.elapsed() >= patience);
                 tracing::warn!(%error, attempt, lost, "the agent does not answer");
                 status_tx.send_modify(|status| {
                     status.state = if lost { LinkState::Lost } else { LinkState::Retrying };

@@ -198,6 +198,20 @@ pub fn endpoint(current: Arc<Mutex<AgentJob>>) -> Endpoint {
     Endpoint::Connector(name, connector)
 }
 
+/// Where the agents of several pods listen: the connections go to whichever one `current` names, if any.
+#[must_use]
+pub fn endpoint_of_any(target: &str, current: Arc<Mutex<Option<AgentJob>>>) -> Endpoint {
+    let connector: Connector = Arc::new(move || {
+        let job = current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Box::pin(async move {
+            let none =
+                || std::io::Error::new(std::io::ErrorKind::NotConnected, "no pod has an agent at the moment");
+            job.ok_or_else(none)?.connect().await
+        })
+    });
+    Endpoint::Connector(format!("the pods of {target}"), connector)
+}
+
 /// Who this process works for, as annotations tell it: user@host.
 #[must_use]
 pub fn owner_of_this_process() -> String {

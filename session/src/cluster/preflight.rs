@@ -191,7 +191,21 @@ pub async fn check(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<
             "ports of other pods and programs of the node are visible, too; a steal takes a port of the whole node",
         ));
     }
-    Ok(Report { target: format!("pod/{}/container/{}", pod.name, pod.container), findings })
+    Ok(Report { target: name(pod), findings })
+}
+
+/// Looks at what differs from pod to pod of one workload: for all but the first of them.
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn check_pod(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<Report, ClusterError> {
+    let agent = wants.agent_namespace.as_deref().unwrap_or(&pod.namespace);
+    let sessions = Box::pin(sharing::other_sessions(cluster, pod, agent, &wants.steals)).await?;
+    Ok(Report { target: name(pod), findings: vec![places::system(pod), sessions] })
+}
+
+fn name(pod: &TargetPod) -> String {
+    format!("pod/{}/container/{}", pod.name, pod.container)
 }
 
 fn state(pod: &TargetPod) -> Finding {

@@ -104,22 +104,68 @@ async fn pods_of(
     kind: &str,
     name: &str,
 ) -> Result<Vec<Pod>, ClusterError> {
+    let members = membership(cluster, target, kind, name).await?;
+    let all = list(cluster, &members.selector).await?;
+    Ok(all.into_iter().filter(|pod| members.has(pod)).collect())
+}
+
+/// Which pods a target means, as far as their own labels and owners tell.
+#[derive(Clone, Debug)]
+pub(super) struct Membership {
+    /// Labels that all of them have; empty: any.
+    pub(super) selector: String,
+    belongs: Belongs,
+}
+
+#[derive(Clone, Debug)]
+enum Belongs {
+    /// The selector says it all.
+    Selected,
+    /// Selectors of different workloads may overlap by mistake; the owner decides.
+    Workload {
+        kind: String,
+        name: String,
+    },
+    Name(String),
+}
+
+impl Membership {
+    /// Whether the pod, which has the labels, is meant.
+    pub(super) fn has(&self, pod: &Pod) -> bool {
+        match &self.belongs {
+            Belongs::Selected => true,
+            Belongs::Name(name) => pod.metadata.name.as_ref() == Some(name),
+            Belongs::Workload { kind, name } => {
+                workload::of(pod).iter().any(|Workload { kind: of, name: named }| of == kind && named == name)
+            }
+        }
+    }
+}
+
+/// Asks for the target, and so whether it exists.
+pub(super) async fn membership(
+    cluster: &Cluster,
+    target: &Target,
+    kind: &str,
+    name: &str,
+) -> Result<Membership, ClusterError> {
+    let selected = |selector| Membership { selector, belongs: Belongs::Selected };
     let selector = match kind {
-        "label" => return list(cluster, name).await,
+        "label" => return Ok(selected(name.to_owned())),
+        "pod" => {
+            pod(cluster, name).await?;
+            return Ok(Membership { selector: String::new(), belongs: Belongs::Name(name.to_owned()) });
+        }
         "service" => {
             let selector = service(cluster, name).await?;
             let none = "it has no selector, so that its endpoints are no pods of its own choice";
-            return list(cluster, &selector.ok_or_else(|| not_a_target(target, none))?).await;
+            return Ok(selected(selector.ok_or_else(|| not_a_target(target, none))?));
         }
         "cronjob" => cron_job(cluster, name).await?,
         _ => selector(cluster, target, kind, name).await?,
     };
-    // Selectors of different workloads may overlap by mistake; the owner decides.
-    let all = list(cluster, &selector.unwrap_or_default()).await?;
-    let belongs = |pod: &Pod| {
-        workload::of(pod).iter().any(|Workload { kind: of, name: named }| *of == kind && named == name)
-    };
-    Ok(all.into_iter().filter(belongs).collect())
+    let belongs = Belongs::Workload { kind: kind.to_owned(), name: name.to_owned() };
+    Ok(Membership { selector: selector.unwrap_or_default(), belongs })
 }
 
 /// The selector of a workload; `None` when it may not be read or has none of its own.

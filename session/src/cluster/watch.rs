@@ -25,7 +25,7 @@ use crate::limits::{
 
 /// What a watch says.
 #[derive(Debug)]
-enum Change<F> {
+pub(super) enum Change<F> {
     /// This is all that there is.
     All(HashMap<String, F>),
     /// This object is new or has changed; `None`: it is not worth remembering any more.
@@ -33,6 +33,9 @@ enum Change<F> {
     /// The watch is interrupted and will be tried again.
     Lost(ClusterError),
 }
+
+/// What is worth remembering of an object; `None`: nothing.
+pub(super) type Facts<K, F> = Box<dyn Fn(&K) -> Option<F> + Send + Sync>;
 
 /// Either watch, for the one loop that follows both.
 enum News {
@@ -46,9 +49,10 @@ pub fn watch(
     cluster: &Cluster,
     scope: Scope,
 ) -> impl Stream<Item = Result<Vec<ClusterTarget>, ClusterError>> + Send + use<> {
-    let pods = follow(cluster.clone(), scope.clone(), "pods", PodFacts::of)
+    let pods = follow(cluster.clone(), scope.clone(), ("pods", ""), Box::new(PodFacts::of))
         .map(|change| News::Pods(Box::new(change)));
-    let services = follow(cluster.clone(), scope, "services", ServiceFacts::of).map(News::Services);
+    let services =
+        follow(cluster.clone(), scope, ("services", ""), Box::new(ServiceFacts::of)).map(News::Services);
     let news: Pin<Box<dyn Stream<Item = News> + Send>> = Box::pin(stream::select(pods, services));
     let state = State { news, pods: None, services: HashMap::new() };
     stream::unfold(state, |mut state| async move {
@@ -125,13 +129,13 @@ enum Stage<K> {
     Watch(Pin<Box<dyn Stream<Item = kube::Result<WatchEvent<K>>> + Send>>, String),
 }
 
-/// Follows all objects of a kind: lists, watches, and begins anew when that breaks off.
-fn follow<K, F>(
+/// Follows all objects of a kind that have these labels (none: all): lists, watches, and begins anew when that breaks off.
+pub(super) fn follow<K, F>(
     cluster: Cluster,
     scope: Scope,
-    plural: &'static str,
-    facts: fn(&K) -> Option<F>,
-) -> impl Stream<Item = Change<F>> + Send
+    (plural, labels): (&'static str, &str),
+    facts: Facts<K, F>,
+) -> impl Stream<Item = Change<F>> + Send + use<K, F>
 where
     K: Resource<Scope = kube::core::NamespaceResourceScope>
         + Clone
@@ -143,7 +147,8 @@ where
     F: Send + 'static,
 {
     let api: Api<K> = scope.api(&cluster);
-    let follower = Follower { cluster, scope, plural, api, facts, retry: WATCH_RETRY_MIN };
+    let labels = labels.to_owned();
+    let follower = Follower { cluster, scope, plural, labels, api, facts, retry: WATCH_RETRY_MIN };
     stream::unfold((follower, Stage::List(Duration::ZERO)), |(mut follower, mut stage)| async move {
         loop {
             let (change, next) = follower.step(stage).await;
@@ -159,8 +164,10 @@ struct Follower<K, F> {
     cluster: Cluster,
     scope: Scope,
     plural: &'static str,
+    /// Selector of labels.
+    labels: String,
     api: Api<K>,
-    facts: fn(&K) -> Option<F>,
+    facts: Facts<K, F>,
     /// Pause before the next attempt.
     retry: Duration,
 }
@@ -241,7 +248,7 @@ where
 
     async fn list(&self) -> Result<(HashMap<String, F>, String), ClusterError> {
         let mut all = HashMap::new();
-        let mut page = ListParams::default().limit(CLUSTER_PAGE);
+        let mut page = ListParams::default().limit(CLUSTER_PAGE).labels(&self.labels);
         loop {
             let action = self.scope.action(&format!("list {}", self.plural));
             let listed = self.cluster.call(action, self.api.list(&page)).await?;
@@ -257,7 +264,7 @@ where
     }
 
     async fn open(&self, version: &str) -> Result<Stage<K>, ClusterError> {
-        let params = WatchParams::default().timeout(WATCH_LIFE);
+        let params = WatchParams::default().timeout(WATCH_LIFE).labels(&self.labels);
         let action = self.scope.action(&format!("watch {}", self.plural));
         let events = self.cluster.call(action, self.api.watch(&params, version)).await?;
         Ok(Stage::Watch(Box::pin(events), version.to_owned()))

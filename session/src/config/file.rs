@@ -74,6 +74,8 @@ section! {
         path: Option<Shorthand<TargetParts>>,
         /// Namespace of the target.
         namespace: Option<String>,
+        /// All pods of the target, and not one: each gets an agent, and the traffic of all comes here.
+        all_pods: Option<bool>,
     }
     without effect { labels, clusters }
 }

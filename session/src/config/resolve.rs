@@ -25,6 +25,8 @@ use crate::{
 pub struct Flags {
     /// `-t`.
     pub target: Option<Target>,
+    /// `--all-pods`.
+    pub all_pods: bool,
     /// `--steal`, `--mirror`.
     pub mode: Option<Mode>,
     /// `-p REMOTE[:LOCAL]`.
@@ -52,6 +54,8 @@ pub struct Flags {
 pub struct Resolved {
     /// The target, if any was named.
     pub target: Option<Target>,
+    /// All pods of it are meant.
+    pub all_pods: bool,
     /// Cluster and namespace of a cluster target.
     pub cluster: ClusterConfig,
     /// How the agent is started in a cluster.
@@ -84,6 +88,9 @@ pub enum ResolveError {
     /// Two targets at once.
     #[error("`target.path` must name exactly one object")]
     TargetParts,
+    /// The target cannot have several pods.
+    #[error("all pods are wanted of a target on this machine: only a target in a cluster has several")]
+    AllPods,
     /// An address rule is not one.
     #[error("`{key}` is wrong")]
     Address {
@@ -146,7 +153,12 @@ pub fn resolve(file: FileConfig, flags: &Flags, base: &Path) -> Result<Resolved,
     if file.skip_build_tools.unwrap_or(true) {
         config.skip_processes.extend(BUILD_TOOLS.iter().map(|name| (*name).to_owned()));
     }
-    let (target, namespace) = target(file.target, &mut warnings)?;
+    let Named { target, namespace, all_pods } = target(file.target, &mut warnings)?;
+    let target = flags.target.clone().or(target);
+    let all_pods = flags.all_pods || all_pods;
+    if all_pods && target.as_ref().is_some_and(|target| !matches!(target, Target::Cluster { .. })) {
+        return Err(ResolveError::AllPods);
+    }
     let cluster = flags.cluster.clone().or(ClusterConfig {
         kubeconfig: file.kubeconfig.map(|path| from_home(&path).unwrap_or_else(|| base.join(path))),
         context: file.kube_context,
@@ -160,7 +172,8 @@ pub fn resolve(file: FileConfig, flags: &Flags, base: &Path) -> Result<Resolved,
     apply_flags(&mut config, flags);
     check_ports(&config)?;
     Ok(Resolved {
-        target: flags.target.clone().or(target),
+        target,
+        all_pods,
         cluster,
         agent: file.agent.try_into()?,
         config,
@@ -196,13 +209,21 @@ fn from_home(path: &str) -> Option<PathBuf> {
     Some(std::env::home_dir()?.join(path.strip_prefix("~/")?))
 }
 
+/// What a file says of the target.
+#[derive(Default)]
+struct Named {
+    target: Option<Target>,
+    namespace: Option<String>,
+    all_pods: bool,
+}
+
 fn target(
     written: Option<Shorthand<TargetSection>>,
     warnings: &mut Vec<String>,
-) -> Result<(Option<Target>, Option<String>), ResolveError> {
+) -> Result<Named, ResolveError> {
     let section = match written {
-        None | Some(Shorthand::Switch(false)) => return Ok((None, None)),
-        Some(Shorthand::Word(path)) => return Ok((Some(path.parse()?), None)),
+        None | Some(Shorthand::Switch(false)) => return Ok(Named::default()),
+        Some(Shorthand::Word(path)) => return Ok(Named { target: Some(path.parse()?), ..Named::default() }),
         Some(Shorthand::Switch(true)) => {
             return Err(word("target", "true", "KIND/NAME or an object with `path`"));
         }
@@ -216,7 +237,7 @@ fn target(
         Some(Shorthand::Switch(true)) => return Err(word("target.path", "true", "KIND/NAME")),
         Some(Shorthand::Section(parts)) => Some(target_of_parts(*parts)?),
     };
-    Ok((target, section.namespace))
+    Ok(Named { target, namespace: section.namespace, all_pods: section.all_pods.unwrap_or(false) })
 }
 
 fn target_of_parts(parts: TargetParts) -> Result<Target, ResolveError> {

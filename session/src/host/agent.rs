@@ -1,30 +1,56 @@
-//! The agent as the host holds it: a child on this machine, or a Job in a cluster. Both are watched for their end, started again when
-//! something killed them, and removed with the session.
+//! The agent as the host holds it: a child on this machine, a Job in a cluster, or one Job for each of several pods. All are watched
+//! for their end, started again when something killed them, and removed with the session.
 
 mod in_cluster;
 mod local;
+mod pods;
 
-use tokio::sync::mpsc;
+use std::future::ready;
+
+use tokio::sync::{mpsc, watch};
 
 pub(super) use self::{
     in_cluster::ClusterAgent,
     local::{LocalAgent, child_ended},
+    pods::{Pods, Purpose},
 };
 use super::world::{Ended, Failure, Owned};
+use crate::network::{NetworkHandle, Serves};
 
 /// Handle on the agent; clones share it.
 #[derive(Clone, Debug)]
 pub(super) enum Agent {
     Local(LocalAgent),
     Cluster(Box<ClusterAgent>),
+    Pods(Box<Pods>),
 }
 
 impl Agent {
-    /// Tells when the agent ends without being asked to. Runs until then, or until it is stopped.
-    pub(super) async fn watch(self, ended_tx: mpsc::Sender<Ended>) {
+    /// Whose connections the session's network serves by itself.
+    pub(super) fn serves(&self) -> Serves {
+        match self {
+            Self::Local(_) => Serves::Agent(None),
+            Self::Cluster(agent) => Serves::Agent(Some(agent.pod().into())),
+            Self::Pods(_) => Serves::Joined,
+        }
+    }
+
+    /// Names of the cluster's pods that have an agent of the session.
+    pub(super) fn pods(&self) -> watch::Receiver<Vec<String>> {
+        match self {
+            Self::Local(_) => watch::channel(Vec::new()).1,
+            Self::Cluster(agent) => watch::channel(vec![agent.pod().to_owned()]).1,
+            Self::Pods(pods) => pods.names(),
+        }
+    }
+
+    /// Tells when the agent ends without being asked to. Runs until then, or until it is stopped. Several agents are attached to the
+    /// network and see to themselves.
+    pub(super) async fn watch(self, network: NetworkHandle, ended_tx: mpsc::Sender<Ended>) {
         match self {
             Self::Local(agent) => agent.watch(ended_tx).await,
             Self::Cluster(agent) => agent.watch(ended_tx).await,
+            Self::Pods(pods) => pods.attach(network, ended_tx).await,
         }
     }
 
@@ -36,6 +62,8 @@ impl Agent {
                 let agent = agent.clone();
                 Box::pin(async move { agent.restart().await })
             }
+            // Their owner does so by itself, and tells nobody to.
+            Self::Pods(_) => Box::pin(ready(Ok(()))),
         }
     }
 
@@ -44,6 +72,7 @@ impl Agent {
         match self {
             Self::Local(agent) => agent.stop().await,
             Self::Cluster(agent) => agent.stop().await,
+            Self::Pods(pods) => pods.stop().await,
         }
     }
 }

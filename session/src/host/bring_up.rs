@@ -13,7 +13,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU32},
     time::Duration,
 };
 
@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    agent::{Agent, ClusterAgent, LocalAgent},
+    agent::{Agent, ClusterAgent, LocalAgent, Pods, Purpose},
     live::{Launching, Live},
     process::KEEP_LOG,
     resolve,
@@ -129,7 +129,7 @@ impl World for LocalWorld {
         };
         let WithAgent { agent, link, environment } = with_agent;
         let Helpers { holder, mut children, supervisor_link } = helpers;
-        match steps.connect(&self, &link, holder, supervisor_link).await {
+        match steps.connect(&self, (&agent, &link), holder, supervisor_link).await {
             Ok(Connected { network, layer, messages_rx, layer_task }) => {
                 let (layer_tx, layer_rx) = mpsc::channel(LAYER_EVENTS);
                 let (ended_tx, ended_rx) = mpsc::channel(ENDED_QUEUE);
@@ -139,6 +139,7 @@ impl World for LocalWorld {
                     ending_rx: network.handle().agent_ending(),
                     ports_rx: network.handle().ports(),
                     listeners_rx: network.handle().listeners(),
+                    pods_rx: agent.pods(),
                     ended_rx,
                 };
                 let launching = Launching {
@@ -238,8 +239,11 @@ impl Steps {
         };
         let connected = self.step("connecting to the agent", async {
             let hint = KEEP_LOG;
-            let link =
-                AgentLink::connect(endpoint, &token).await.map_err(|error| Failure::caused(&error, hint))?;
+            let link = match &agent {
+                Agent::Pods(_) => AgentLink::connect_for_good(endpoint, &token).await,
+                Agent::Local(_) | Agent::Cluster(_) => AgentLink::connect(endpoint, &token).await,
+            };
+            let link = link.map_err(|error| Failure::caused(&error, hint))?;
             let environment = if world.spec.config.env.enabled {
                 link.env().await.map_err(|error| Failure::caused(&error, hint))?
             } else {
@@ -299,14 +303,33 @@ impl Steps {
             world.events.warn(format!("{}: {}", spec.target, warning.detail), &warning.hint);
         }
         let token = agent_process::token().map_err(|error| Failure::caused(&error, ""))?;
-        let agent = ClusterAgent::new(cluster, target, spec, &token);
+        let jobs = Arc::new(AtomicU32::new(0));
         let startup = spec.agent.startup + CLUSTER_CALL * 3;
-        let started = self.step_within(startup, "starting the agent in the cluster", Box::pin(agent.start()));
-        match started.await {
-            Ok(()) => {
-                let endpoint = agent.endpoint();
-                Ok((Agent::Cluster(Box::new(agent)), endpoint, token))
-            }
+        if spec.all_pods {
+            let (session, events) = (Arc::clone(spec), world.events.clone());
+            let pods = Pods::new(Purpose { cluster, session, token: token.clone(), events, jobs });
+            let name = "starting the agents in the cluster";
+            let started = self.step_within(startup, name, Box::pin(pods.start())).await;
+            let endpoint = pods.endpoint();
+            return Self::or_stop(started, Agent::Pods(Box::new(pods)), endpoint, token).await;
+        }
+        let agent = ClusterAgent::new(cluster, target, spec, &token, jobs);
+        let name = "starting the agent in the cluster";
+        let started = self.step_within(startup, name, Box::pin(agent.start())).await;
+        world.events.reach_out_through(Some(agent.pod().into()));
+        let endpoint = agent.endpoint();
+        Self::or_stop(started, Agent::Cluster(Box::new(agent)), endpoint, token).await
+    }
+
+    /// What has been started, or the failure after what exists has been removed.
+    async fn or_stop(
+        started: Result<(), Failure>,
+        agent: Agent,
+        endpoint: Endpoint,
+        token: String,
+    ) -> Result<(Agent, Endpoint, String), Failure> {
+        match started {
+            Ok(()) => Ok((agent, endpoint, token)),
             Err(failure) => {
                 agent.stop().await;
                 Err(failure)
@@ -344,7 +367,7 @@ impl Steps {
     async fn connect(
         &self,
         world: &LocalWorld,
-        link: &AgentLink,
+        (agent, link): (&Agent, &AgentLink),
         holder: Holder,
         supervisor_link: OwnedFd,
     ) -> Result<Connected, Failure> {
@@ -354,6 +377,7 @@ impl Steps {
             outgoing: config.outgoing.clone(),
             dns: config.dns.clone(),
             agent: link.clone(),
+            serves: agent.serves(),
             events: world.events.clone(),
             holder,
             hold: true,

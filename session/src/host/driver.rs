@@ -11,7 +11,7 @@
 //! back in the order of [`super::shutdown`]. When the command has ended and other processes of its tree live on, the state stays
 //! Running with the exit set; an owner that leaves then does not end the session.
 //!
-//! Inputs, by priority: stop; layer; agent, with its farewell first; processes of ours that ended; ports and listeners; finished jobs; requests; timers. A
+//! Inputs, by priority: stop; layer; agent, with its farewell first; what of ours has ended; pods, ports and listeners; finished jobs; requests; timers. A
 //! busy input cannot starve a stop, and each handler is short: whatever waits for somebody is a job.
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
@@ -166,6 +166,7 @@ impl<P: Parts> Driver<P> {
     /// Launches the command and takes inputs until the session shall end.
     async fn serve(&mut self) -> End {
         self.enter(Phase::Launching);
+        self.pods();
         if let Err(failure) = self.launch().await {
             return End::Failed(failure);
         }
@@ -189,6 +190,10 @@ impl<P: Parts> Driver<P> {
                     self.agent(&link)
                 }
                 Some(ended) = inputs.ended_rx.recv() => self.ended(ended),
+                Ok(()) = inputs.pods_rx.changed() => {
+                    self.pods();
+                    Next::Continue
+                }
                 Ok(()) = inputs.ports_rx.changed() => self.ports(),
                 Ok(()) = inputs.listeners_rx.changed() => {
                     let listeners = inputs.listeners_rx.borrow_and_update().clone();
@@ -394,11 +399,17 @@ impl<P: Parts> Driver<P> {
                 format!("the agent has ended again ({how})"),
                 "somebody or something kills it: look for its pid in the logs of the machine, e.g. for the OOM killer",
             )),
+            Ended::Target(failure) => self.lost(failure),
             Ended::Holder => self.lost(Failure::new(
                 "the holder of the session's network has ended",
                 "somebody or something killed it; start the session again",
             )),
         }
+    }
+
+    fn pods(&mut self) {
+        let pods = self.inputs.pods_rx.borrow_and_update().clone();
+        self.desk.status.change(|info| info.pods = pods);
     }
 
     /// Publishes the ports: the network's facts, with what only the driver knows.

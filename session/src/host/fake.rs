@@ -90,6 +90,7 @@ pub(crate) struct FakeWorld {
     layer_tx: mpsc::Sender<LayerEvent>,
     ports: watch::Receiver<Vec<wire::Port>>,
     _listeners_tx: watch::Sender<Vec<wire::Listener>>,
+    _pods_tx: watch::Sender<Vec<String>>,
 }
 
 pub(crate) struct FakeParts {
@@ -98,6 +99,7 @@ pub(crate) struct FakeParts {
     layer_tx: mpsc::Sender<LayerEvent>,
     ports: watch::Receiver<Vec<wire::Port>>,
     _listeners_tx: watch::Sender<Vec<wire::Listener>>,
+    _pods_tx: watch::Sender<Vec<String>>,
 }
 
 /// A stage and the session that plays on it.
@@ -107,6 +109,7 @@ pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = End>) {
     let (ending_tx, ending_rx) = watch::channel(None);
     let (ports_tx, ports_rx) = watch::channel(Vec::new());
     let (listeners_tx, listeners_rx) = watch::channel(Vec::new());
+    let (pods_tx, pods_rx) = watch::channel(Vec::new());
     let (ended_tx, ended_rx) = mpsc::channel(4);
     let (commands_tx, commands_rx) = mpsc::channel(4);
     let (stop_tx, stop_rx) = mpsc::channel(4);
@@ -117,9 +120,10 @@ pub(crate) fn stage(faults: Faults) -> (Stage, impl Future<Output = End>) {
         log: log.clone(),
         faults,
         ports: ports_rx.clone(),
-        inputs: Inputs { layer_rx, agent_rx, ending_rx, ports_rx, listeners_rx, ended_rx },
+        inputs: Inputs { layer_rx, agent_rx, ending_rx, ports_rx, listeners_rx, pods_rx, ended_rx },
         layer_tx: layer_tx.clone(),
         _listeners_tx: listeners_tx,
+        _pods_tx: pods_tx,
     };
     let session_dir = dir.path().join("session");
     std::fs::create_dir(&session_dir).unwrap();
@@ -190,6 +194,7 @@ impl World for FakeWorld {
                 layer_tx: self.layer_tx,
                 ports: self.ports,
                 _listeners_tx: self._listeners_tx,
+                _pods_tx: self._pods_tx,
             },
             inputs: self.inputs,
             attachment: ("syscall".to_owned(), String::new()),

@@ -92,7 +92,7 @@ impl Live {
         };
         tasks.spawn(run_layer(layer_task));
         tasks.spawn(translation.run(messages_rx, launched_rx));
-        tasks.spawn(agent.clone().watch(ended_tx.clone()));
+        tasks.spawn(agent.clone().watch(handle.clone(), ended_tx.clone()));
         let holder = child_ended(children.holder.id());
         let holder_tx = ended_tx.clone();
         tasks.spawn(async move {
@@ -186,11 +186,11 @@ impl Parts for Live {
 
     fn restart_agent(&mut self) -> Owned<Result<(), Failure>> {
         let restart = self.agent.restart();
-        let (agent, ended_tx) = (self.agent.clone(), self.ended_tx.clone());
+        let (agent, ended_tx, handle) = (self.agent.clone(), self.ended_tx.clone(), self.handle.clone());
         let (restarted_tx, restarted_rx) = oneshot::channel();
         self.tasks.spawn(async move {
-            if restarted_rx.await.is_ok() {
-                agent.watch(ended_tx).await;
+            if let (Ok(()), Some(handle)) = (restarted_rx.await, handle) {
+                agent.watch(handle, ended_tx).await;
             }
         });
         Box::pin(async move {

@@ -167,6 +167,7 @@ impl Prepared {
             peer: self.client,
             connection,
             owner: Owner::default(),
+            pod: None,
             mid_stream: false,
         });
         tap.client(now_ns(), &self.bytes);

@@ -60,15 +60,19 @@ pub(crate) struct Inputs {
     pub(crate) ports_rx: watch::Receiver<Vec<wire::Port>>,
     /// network --listening sockets--> driver
     pub(crate) listeners_rx: watch::Receiver<Vec<wire::Listener>>,
+    /// agents --names of their pods--> driver
+    pub(crate) pods_rx: watch::Receiver<Vec<String>>,
     /// an agent or holder of ours --has ended, and how--> driver
     pub(crate) ended_rx: mpsc::Receiver<Ended>,
 }
 
-/// A process of the session that must not end by itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Something that the session cannot be without has ended by itself.
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Ended {
     Agent(String),
     Holder,
+    /// The target, and it will not come back.
+    Target(Failure),
 }
 
 /// The parts of a session that is up.

@@ -98,7 +98,7 @@ impl Exchanges {
             head.header("host").map(|host| String::from_utf8_lossy(host).into_owned()).unwrap_or_default();
         let upgrade = head.header("upgrade").is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"));
         let protocol = if upgrade { "websocket".to_owned() } else { format!("HTTP/1.{}", head.minor) };
-        let TapContext { direction, mode, port, peer, connection, owner, .. } = self.context;
+        let TapContext { direction, mode, port, peer, connection, owner, ref pod, .. } = self.context;
         let ip = match peer.ip() {
             std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
             std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -109,6 +109,7 @@ impl Exchanges {
             subject: format!("{} {path}", head.method),
             connection,
             pending: true,
+            pod: pod.as_deref().unwrap_or_default().to_owned(),
             detail: Some(wire::event::Detail::Request(wire::Request {
                 direction: direction.into(),
                 mode: mode.into(),

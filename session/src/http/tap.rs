@@ -31,13 +31,14 @@ impl HttpTaps {
     /// A tap for a new connection.
     #[must_use]
     pub fn tap(&self, context: TapContext) -> HttpTap {
+        let mid_stream = context.mid_stream;
         let exchanges = Exchanges::new(self.events.clone(), self.counts.clone(), context);
         let mut tap = HttpTap {
             requests: Parser::new(Side::Request),
             responses: Parser::new(Side::Response),
             exchanges,
         };
-        if context.mid_stream {
+        if mid_stream {
             tap.requests.seek();
             tap.responses.seek();
         }

@@ -43,6 +43,7 @@ fn play_with(mid_stream: bool, says: &[Say]) -> (Vec<wire::Event>, HttpCount) {
         peer,
         connection: 9,
         owner: Owner::default(),
+        pod: None,
         mid_stream,
     });
     let ns = |ms: &u64| 1_000_000_000 + ms * 1_000_000;
@@ -236,6 +237,7 @@ fn a_huge_body_is_counted_and_not_kept() {
         peer,
         connection: 1,
         owner: Owner::default(),
+        pod: None,
         mid_stream: false,
     });
     tap.client(1, b"GET / HTTP/1.1\r\n\r\n");

@@ -143,11 +143,11 @@ prop_compose! {
     fn event()(
         seq in any::<u64>(), time_ns in any::<i64>(), kind in 0..10i32, subject in ".{0,8}", error in ".{0,4}",
         pending in any::<bool>(), numbers in any::<(u64, u64, u64, u32, u32)>(), comm in bytes(),
-        decision in prop::option::of((0..4i32, ".{0,4}")), detail in prop::option::of(detail()),
+        decision in prop::option::of((0..4i32, ".{0,4}")), detail in prop::option::of(detail()), pod in ".{0,4}",
     ) -> wire::Event {
         let (monotonic_ns, latency_ns, connection, pid, tid) = numbers;
         let decision = decision.map(|(place, rule)| wire::Decision { r#where: place, rule });
-        wire::Event { seq, time_ns, monotonic_ns, pid, tid, comm, kind, subject, decision, error, bytes: 3, latency_ns, connection, pending, detail }
+        wire::Event { seq, time_ns, monotonic_ns, pid, tid, comm, kind, subject, decision, error, bytes: 3, latency_ns, connection, pending, pod, detail }
     }
 }
 

@@ -18,17 +18,20 @@ use super::{
     ports::driver::{Request, Requests},
     relay::{self, End, Observer, Side},
     shared::SharedRef,
+    source::Source,
     tap::TapContext,
 };
 use crate::{
     agent_link::{Chunk, LinkError, Stolen},
+    events::Events,
     limits::{AGENT_RETRY_MAX, AGENT_RETRY_MIN, RELAY_END},
 };
 
-/// Takes stolen connections.
+/// Takes stolen connections of one source.
 #[derive(Clone)]
 pub(super) struct Incoming {
     pub(super) shared: SharedRef,
+    pub(super) source: Source,
     pub(super) ports_rx: watch::Receiver<Vec<wire::Port>>,
     pub(super) requests: Requests,
     /// Ports whose refusal has been said; said again after the next success.
@@ -38,17 +41,18 @@ pub(super) struct Incoming {
 impl Incoming {
     pub(super) fn new(
         shared: SharedRef,
+        source: Source,
         ports_rx: watch::Receiver<Vec<wire::Port>>,
         requests: Requests,
     ) -> Self {
-        Self { shared, ports_rx, requests, complained: Arc::default() }
+        Self { shared, source, ports_rx, requests, complained: Arc::default() }
     }
 
     /// Keeps one stream parked until the session ends.
     pub(super) async fn park(self) {
         let mut pause = AGENT_RETRY_MIN;
         loop {
-            match self.shared.agent.accept().await {
+            match self.source.agent.accept().await {
                 Ok(stolen) => {
                     pause = AGENT_RETRY_MIN;
                     let this = self.clone();
@@ -95,6 +99,7 @@ impl Incoming {
                     peer: client,
                     connection,
                     owner: log.owner(),
+                    pod: self.source.pod.clone(),
                     mid_stream: false,
                 };
                 let observer = Observer::new((self.shared.tap)(context));
@@ -143,12 +148,17 @@ impl Incoming {
             transport: "tcp".to_owned(),
             ..wire::Connection::default()
         };
-        ConnectionLog::open(&self.shared.events, connection, client.to_string(), decision, detail)
+        ConnectionLog::open(&self.events(), connection, client.to_string(), decision, detail)
+    }
+
+    /// Events that name the pod.
+    pub(super) fn events(&self) -> Events {
+        self.source.events(&self.shared.events)
     }
 
     fn complain(&self, port: u16, local: u16) {
         if self.lock().insert(port) {
-            self.shared.events.warn(
+            self.events().warn(
                 format!("a stolen connection of port {port} was reset: nothing listens on {local} here"),
                 format!("let it listen on {local}, or map the port with `-p {port}:LOCAL`"),
             );

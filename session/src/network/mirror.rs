@@ -76,7 +76,7 @@ impl Mirror {
     pub(super) async fn run(mut self) {
         let mut pause = AGENT_RETRY_MIN;
         loop {
-            match self.incoming.shared.agent.clone().mirror().await {
+            match self.incoming.source.agent.clone().mirror().await {
                 Ok(mut batches) => {
                     pause = AGENT_RETRY_MIN;
                     while let Ok(Some(batch)) = batches.message().await {
@@ -138,6 +138,7 @@ impl Mirror {
             peer: client,
             connection,
             owner: Owner::default(),
+            pod: self.incoming.source.pod.clone(),
             mid_stream: opened.mid_stream,
         });
         // Half a connection makes no sense to the local process.
@@ -203,10 +204,8 @@ impl Mirror {
 
     fn warn(&self, text: Option<String>) {
         if let Some(text) = text {
-            self.incoming
-                .shared
-                .events
-                .warn(text, "the request events go on; only the local process misses the rest");
+            let hint = "the request events go on; only the local process misses the rest";
+            self.incoming.events().warn(text, hint);
         }
     }
 }

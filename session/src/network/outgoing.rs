@@ -73,6 +73,7 @@ pub(super) async fn serve(
             peer: to,
             connection,
             owner,
+            pod: None,
             mid_stream: false,
         }))
     };

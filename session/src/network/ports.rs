@@ -3,29 +3,32 @@
 //!
 //! ```text
 //! wanted   what the user asked for            Off | Mirror | Steal
-//! desired  what the agent shall do now        Steal only while the local process listens, else Off and `waiting` says why
-//! asked    sent to the agent, no answer yet   at most one request per port is in flight
-//! holds    acknowledged
+//! desired  what the agents shall do now       Steal only while the local process listens, else Off and `waiting` says why
+//! asked    sent to an agent, no answer yet    at most one request per port and agent is in flight
+//! holds    acknowledged by all agents
 //! ```
+//! A session has one agent, or one per pod of a workload; those come and go, and each is a source of connections.
 
 pub(super) mod driver;
 mod facts;
+mod stream;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
 };
 
 use mirrord_protocol::agent::v1 as agent;
 
 pub(super) use self::facts::Traffic;
+use super::source::SourceId;
 use crate::config::{Incoming, Mode, PortSpec};
 
 /// What the driver shall do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     /// Send a request; `None` ends the subscription.
-    Ask { id: u64, port: u16, mode: Option<Mode> },
+    Ask { source: SourceId, id: u64, port: u16, mode: Option<Mode> },
     /// The wish of [`Ports::set_mode`] number `wish` is fulfilled, or refused with the agent's sentence.
     Settled { wish: u64, result: Result<(), String> },
     /// For the event list.
@@ -34,8 +37,8 @@ pub(super) enum Effect {
     Listens(Listening),
     /// It is gone.
     Gone { cookie: u64 },
-    /// The agent refused a subscription that nobody waits for.
-    Refused { port: u16, reason: String },
+    /// An agent refused a subscription that nobody waits for.
+    Refused { source: SourceId, port: u16, reason: String },
 }
 
 /// A listening socket of the session.
@@ -54,8 +57,8 @@ pub(super) struct Ports {
     entries: BTreeMap<u16, Entry>,
     listeners: HashMap<u64, Listening>,
     next_id: u64,
-    /// The agent can be asked.
-    linked: bool,
+    /// Agents that can be asked.
+    linked: BTreeSet<SourceId>,
 }
 
 /// One port of the target.
@@ -65,17 +68,28 @@ struct Entry {
     wanted: Mode,
     /// Came from listening; ends when nothing listens any more.
     implicit: bool,
-    /// Acknowledged; `None`: not subscribed.
+    /// What each linked agent does.
+    at: BTreeMap<SourceId, At>,
+    /// What all agents have acknowledged last; `None`: not subscribed.
     holds: Option<Mode>,
-    /// In flight.
-    asked: Option<Asked>,
-    /// What to go back to when the agent refuses.
+    /// What to go back to when an agent refuses.
     before: Mode,
     /// Who waits for `wanted` to settle.
     wishes: Vec<u64>,
     /// The subscription shall end.
     leaving: bool,
     traffic: Traffic,
+}
+
+/// A port at one agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct At {
+    /// Acknowledged; `None`: not subscribed.
+    holds: Option<Mode>,
+    /// In flight.
+    asked: Option<Asked>,
+    /// It refused what all others do, and stays as it is.
+    given_up: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,29 +99,36 @@ struct Asked {
 }
 
 impl Ports {
-    /// The state at the start: explicit ports are known, the agent is not asked yet.
+    /// The state at the start: explicit ports are known, no agent is asked yet.
     pub(super) fn new(config: Incoming) -> Self {
         let entries = config.ports.iter().map(|spec| (spec.remote, Entry::new(*spec, false))).collect();
-        Self { config, entries, listeners: HashMap::new(), next_id: 1, linked: false }
+        Self { config, entries, listeners: HashMap::new(), next_id: 1, linked: BTreeSet::new() }
     }
 
-    /// The subscription stream is open: everything is asked for anew.
-    pub(super) fn linked(&mut self) -> Vec<Effect> {
-        self.linked = true;
-        self.entries.retain(|_, entry| !entry.leaving);
+    /// The subscription stream of an agent is open: it is asked for everything anew.
+    pub(super) fn linked(&mut self, source: SourceId) -> Vec<Effect> {
+        let mut effects = self.unlinked(source);
+        self.linked.insert(source);
+        effects.extend(self.ask_all());
+        effects
+    }
+
+    /// The stream broke: nothing holds there. Without any agent nothing holds at all.
+    pub(super) fn unlinked(&mut self, source: SourceId) -> Vec<Effect> {
+        self.linked.remove(&source);
         for entry in self.entries.values_mut() {
-            (entry.holds, entry.asked) = (None, None);
+            entry.at.remove(&source);
         }
-        self.ask_all()
-    }
-
-    /// The stream broke: nothing holds.
-    pub(super) fn unlinked(&mut self) -> Vec<Effect> {
-        self.linked = false;
+        if !self.linked.is_empty() {
+            // What was waited for may be only what this one has not said.
+            let mut effects = self.agreements();
+            effects.extend(self.ask_all());
+            return effects;
+        }
         self.entries.retain(|_, entry| !entry.leaving);
         let mut effects = Vec::new();
         for entry in self.entries.values_mut() {
-            (entry.holds, entry.asked) = (None, None);
+            entry.holds = None;
             let refused = "the link to the agent broke";
             if !entry.wishes.is_empty() {
                 entry.wanted = entry.before;
@@ -117,6 +138,14 @@ impl Ports {
             );
         }
         effects
+    }
+
+    /// An agent will not come back: what it has counted stays counted.
+    pub(super) fn gone(&mut self, source: SourceId) -> Vec<Effect> {
+        for entry in self.entries.values_mut() {
+            entry.traffic.gone(source);
+        }
+        self.unlinked(source)
     }
 
     /// A socket of the session listens. Told twice for one socket changes nothing but an unknown pid.
@@ -156,7 +185,7 @@ impl Ports {
     /// The user wants another mode. `None` when the port is not known; else the wish settles with an effect.
     pub(super) fn set_mode(&mut self, wish: u64, port: u16, mode: Mode) -> Option<Vec<Effect>> {
         let entry = self.entries.get_mut(&port).filter(|entry| !entry.leaving)?;
-        if !self.linked {
+        if self.linked.is_empty() {
             let result = Err("the agent cannot be reached now".to_owned());
             return Some(vec![Effect::Settled { wish, result }]);
         }
@@ -167,30 +196,37 @@ impl Ports {
             effects.extend(entry.wishes.drain(..).map(|wish| Effect::Settled { wish, result: overtaken() }));
             entry.wanted = mode;
         }
+        for at in entry.at.values_mut() {
+            at.given_up = false;
+        }
         entry.wishes.push(wish);
         effects.extend(self.ask_all());
         Some(effects)
     }
 
-    /// The agent answered.
-    pub(super) fn acknowledged(&mut self, ack: &agent::SubscriptionAck) -> Vec<Effect> {
+    /// An agent answered.
+    pub(super) fn acknowledged(&mut self, source: SourceId, ack: &agent::SubscriptionAck) -> Vec<Effect> {
         let Ok(port) = u16::try_from(ack.port) else { return Vec::new() };
+        let alone = self.linked.len() < 2;
         let Some(entry) = self.entries.get_mut(&port) else { return Vec::new() };
-        let Some(asked) = entry.asked.filter(|asked| asked.id == ack.id) else { return Vec::new() };
-        entry.asked = None;
-        let mut effects =
-            if ack.error.is_empty() { entry.accepted(port, asked) } else { entry.refused(port, &ack.error) };
-        if entry.leaving && entry.holds.is_none() {
-            self.entries.remove(&port);
-        }
+        let Some(at) = entry.at.get_mut(&source) else { return Vec::new() };
+        let Some(asked) = at.asked.take_if(|asked| asked.id == ack.id) else { return Vec::new() };
+        let mut effects = if ack.error.is_empty() {
+            at.holds = asked.mode;
+            entry.agreement(port)
+        } else if alone {
+            entry.refused(source, port, &ack.error)
+        } else {
+            entry.refused_by_one(source, port, &ack.error)
+        };
         effects.extend(self.ask_all());
         effects
     }
 
-    /// The agent's counters of a port.
-    pub(super) fn status(&mut self, status: &agent::PortStatus, now_ms: i64) {
+    /// An agent's counters of a port.
+    pub(super) fn status(&mut self, source: SourceId, status: &agent::PortStatus, now_ms: i64) {
         if let Some(entry) = u16::try_from(status.port).ok().and_then(|port| self.entries.get_mut(&port)) {
-            entry.traffic.update(status, now_ms);
+            entry.traffic.update(source, status, now_ms);
         }
     }
 
@@ -229,27 +265,39 @@ impl Ports {
         entry.leaving = false;
     }
 
-    /// Asks the agent wherever what it does is not what it should do.
+    /// What all agents agree on now, for every port.
+    fn agreements(&mut self) -> Vec<Effect> {
+        self.entries.iter_mut().flat_map(|(port, entry)| entry.agreement(*port)).collect()
+    }
+
+    /// Asks every agent wherever what it does is not what it should do.
     fn ask_all(&mut self) -> Vec<Effect> {
         let listening: Vec<u16> = self.listeners.values().map(|listening| listening.address.port()).collect();
         let mut effects = Vec::new();
         let mut done = Vec::new();
         for (port, entry) in &mut self.entries {
             let desired = entry.desired(listening.contains(&entry.local));
-            if !self.linked {
-                if entry.leaving {
-                    done.push(*port);
+            let mut settled = true;
+            for source in &self.linked {
+                let at = entry.at.entry(*source).or_default();
+                let content = at.holds == desired || (at.given_up && desired.is_some());
+                if at.asked.is_none() && !content {
+                    let asked = Asked { id: self.next_id, mode: desired };
+                    self.next_id += 1;
+                    at.asked = Some(asked);
+                    effects.push(Effect::Ask { source: *source, id: asked.id, port: *port, mode: desired });
                 }
-            } else if entry.asked.is_none() && entry.holds != desired {
-                let asked = Asked { id: self.next_id, mode: desired };
-                self.next_id += 1;
-                entry.asked = Some(asked);
-                effects.push(Effect::Ask { id: asked.id, port: *port, mode: desired });
-            } else if entry.asked.is_none() {
+                settled &= at.asked.is_none();
+            }
+            if !settled {
+                continue;
+            }
+            if !self.linked.is_empty() {
+                entry.before = entry.wanted;
                 effects.extend(entry.wishes.drain(..).map(|wish| Effect::Settled { wish, result: Ok(()) }));
-                if entry.leaving {
-                    done.push(*port);
-                }
+            }
+            if entry.leaving {
+                done.push(*port);
             }
         }
         for port in done {
@@ -265,8 +313,8 @@ impl Entry {
             local: spec.local,
             wanted: spec.mode,
             implicit,
+            at: BTreeMap::new(),
             holds: None,
-            asked: None,
             before: spec.mode,
             wishes: Vec::new(),
             leaving: false,
@@ -284,11 +332,16 @@ impl Entry {
         }
     }
 
-    fn accepted(&mut self, port: u16, asked: Asked) -> Vec<Effect> {
-        let from = self.holds.replace(asked.mode.unwrap_or(Mode::Off)).unwrap_or(Mode::Off);
-        self.before = self.wanted;
-        let Some(to) = asked.mode else {
-            self.holds = None;
+    /// The mode that all agents have, when that is another one than before; those that have given up do not count.
+    fn agreement(&mut self, port: u16) -> Vec<Effect> {
+        let mut agents = self.at.values().filter(|at| !at.given_up);
+        let Some(first) = agents.next().filter(|at| at.asked.is_none()) else { return Vec::new() };
+        let to = first.holds;
+        if agents.any(|at| at.asked.is_some() || at.holds != to) || to == self.holds {
+            return Vec::new();
+        }
+        let from = std::mem::replace(&mut self.holds, to).unwrap_or(Mode::Off);
+        let Some(to) = to else {
             let text = "no longer subscribed".to_owned();
             return vec![Effect::Changed { port, local: self.local, from, to: Mode::Off, text }];
         };
@@ -301,14 +354,11 @@ impl Entry {
         vec![Effect::Changed { port, local: self.local, from, to, text }]
     }
 
-    fn refused(&mut self, port: u16, reason: &str) -> Vec<Effect> {
-        let mut effects: Vec<_> = self
-            .wishes
-            .drain(..)
-            .map(|wish| Effect::Settled { wish, result: Err(reason.to_owned()) })
-            .collect();
+    /// The only agent refused.
+    fn refused(&mut self, source: SourceId, port: u16, reason: &str) -> Vec<Effect> {
+        let mut effects = self.fail_wishes(reason);
         if effects.is_empty() {
-            effects.push(Effect::Refused { port, reason: reason.to_owned() });
+            effects.push(Effect::Refused { source, port, reason: reason.to_owned() });
         }
         // Nothing to go back to: what was wanted from the start is refused. Off needs nothing of the target.
         self.wanted = if self.wanted == self.before { Mode::Off } else { self.before };
@@ -316,8 +366,33 @@ impl Entry {
         if self.wanted == Mode::Off && self.holds.is_none() {
             // Even "known but off" may be refused; asking again would go on for ever.
             self.holds = Some(Mode::Off);
+            for at in self.at.values_mut() {
+                at.holds.get_or_insert(Mode::Off);
+            }
         }
         effects
+    }
+
+    /// One of several agents refused: a change of mode is taken back everywhere, else this one alone does without.
+    fn refused_by_one(&mut self, source: SourceId, port: u16, reason: &str) -> Vec<Effect> {
+        let mut effects = self.fail_wishes(reason);
+        if !effects.is_empty() && self.wanted != self.before {
+            self.wanted = self.before;
+            return effects;
+        }
+        effects.push(Effect::Refused { source, port, reason: reason.to_owned() });
+        let leaving = self.leaving;
+        if let Some(at) = self.at.get_mut(&source) {
+            at.given_up = true;
+            at.holds = if leaving { None } else { at.holds.or(Some(Mode::Off)) };
+        }
+        effects.extend(self.agreement(port));
+        effects
+    }
+
+    fn fail_wishes(&mut self, reason: &str) -> Vec<Effect> {
+        let failed = |wish| Effect::Settled { wish, result: Err(reason.to_owned()) };
+        self.wishes.drain(..).map(failed).collect()
     }
 }
 

@@ -191,6 +191,7 @@ async fn connection(shared: SharedRef, outside: TcpStream, client: SocketAddr, p
                 peer: client,
                 connection,
                 owner: log.owner(),
+                pod: None,
                 mid_stream: false,
             };
             let observer = Observer::new((shared.tap)(context));

@@ -12,7 +12,7 @@ use std::{
 
 use mirrord_protocol::session::v1 as wire;
 
-use super::owners::Owner;
+use super::{owners::Owner, source::PodName};
 
 /// Reader of one connection. Times are `CLOCK_REALTIME` in nanoseconds: of the packet when mirrored, else of the system call.
 pub trait Tap: Send {
@@ -27,7 +27,7 @@ pub trait Tap: Send {
 }
 
 /// What a tap knows about its connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TapContext {
     /// Incoming, outgoing, or local (from the host to a published listener).
     pub direction: wire::Direction,
@@ -41,6 +41,8 @@ pub struct TapContext {
     pub connection: u64,
     /// Who made the session's socket of the connection.
     pub owner: Owner,
+    /// Pod of the target that an incoming connection was made to.
+    pub pod: PodName,
     /// The connection was open before the capture began: read from the next request on.
     pub mid_stream: bool,
 }

@@ -22,7 +22,7 @@ use mirrord_session::{
     agent_link::AgentLink,
     config::{Config, Mode, PortSpec},
     events::Events,
-    network::{Network, NetworkHandle, NetworkSpec, SocketOwners, Tap, TapContext},
+    network::{Network, NetworkHandle, NetworkSpec, Serves, SocketOwners, Tap, TapContext},
     testing::fake_agent::{FakeAgent, TOKEN},
 };
 use rustix::net::{AddressFamily, SocketType};
@@ -119,6 +119,7 @@ impl<A: Peer> World<A> {
                 outgoing: config.outgoing,
                 dns: config.dns,
                 agent: link.clone(),
+                serves: Serves::Agent(None),
                 events: events.clone(),
                 holder,
                 hold,

@@ -31,6 +31,10 @@ pub(crate) struct ExecArgs {
     /// /container/NAME behind it for a certain container.
     #[arg(short, long, env = "MIRRORD_TUI_TARGET")]
     target: Option<Target>,
+    /// All pods of the target in a cluster, and not the best one alone: each gets an agent, the traffic of all comes here, and pods that
+    /// come later join. Files, names and outgoing connections go through one of them.
+    #[arg(long)]
+    all_pods: bool,
     /// Take the traffic of the ports over; the target does not see it.
     #[arg(long, conflicts_with = "mirror")]
     steal: bool,
@@ -128,6 +132,7 @@ pub(crate) fn run(args: ExecArgs) -> Result<ExitCode> {
     let mut spec = SessionSpec::for_caller(target, resolved.config, args.command.clone())
         .context("find the working directory of the command")?;
     spec.record = args.record.map(std::path::absolute).transpose().context("find the folder of --record")?;
+    spec.all_pods = resolved.all_pods;
     spec.cluster = resolved.cluster;
     spec.agent = resolved.agent;
     spec.report_local_files = args.verbose > 1;
@@ -158,6 +163,7 @@ pub(crate) fn run(args: ExecArgs) -> Result<ExitCode> {
 fn resolve(args: &ExecArgs) -> Result<Resolved> {
     let flags = Flags {
         target: args.target.clone(),
+        all_pods: args.all_pods,
         mode: if args.steal { Some(Mode::Steal) } else { args.mirror.then_some(Mode::Mirror) },
         ports: args.ports.clone(),
         file_mode: args.fs_mode.map(|mode| match mode {

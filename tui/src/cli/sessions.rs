@@ -188,7 +188,8 @@ fn json(info: &SessionInfo) -> serde_json::Value {
         .collect();
     let command: Vec<_> = info.command.iter().map(|part| String::from_utf8_lossy(part)).collect();
     serde_json::json!({
-        "id": info.id, "target": info.target, "state": state(info.state()), "detail": info.detail, "ports": ports, "command": command,
+        "id": info.id, "target": info.target, "state": state(info.state()), "detail": info.detail, "pods": info.pods, "ports": ports,
+        "command": command,
         "host_pid": info.host_pid, "command_pid": info.command_pid, "started_ms": info.started_ms,
         "attachment": info.attachment, "attachment_reason": info.attachment_reason,
     })

@@ -49,7 +49,8 @@ fn request_line(event: &Event, request: &wire::Request) -> String {
     let sign = sign(request.direction(), request.mode());
     let from = request.peer.as_ref().map_or_else(String::new, |peer| format!("  {}", address(peer)));
     let host = if request.direction() == Direction::Outgoing { request.host.as_str() } else { "" };
-    format!("{sign} {:<6} {host}{}  {status}{}{from}", request.method, request.path, outcome(event))
+    let at = at_pod(event, request.direction());
+    format!("{sign} {:<6} {host}{}  {status}{}{from}{at}", request.method, request.path, outcome(event))
 }
 
 fn connection_line(event: &Event, connection: &wire::Connection) -> Option<String> {
@@ -75,7 +76,16 @@ fn connection_line(event: &Event, connection: &wire::Connection) -> Option<Strin
         }
         Stage::Unspecified => return None,
     };
-    Some(format!("{sign} {} {arrow} {peer}{name}{port} {what}{}", connection.transport, rule(event)))
+    let at = at_pod(event, connection.direction());
+    Some(format!("{sign} {} {arrow} {peer}{name}{port} {what}{}{at}", connection.transport, rule(event)))
+}
+
+/// The pod that was asked, with two spaces in front. What goes out needs none: it is the same for all.
+fn at_pod(event: &Event, direction: Direction) -> String {
+    if event.pod.is_empty() || direction != Direction::Incoming {
+        return String::new();
+    }
+    format!("  @{}", event.pod)
 }
 
 fn dns_line(event: &Event, dns: &wire::Dns) -> String {
@@ -190,6 +200,7 @@ mod tests {
         let event = Event {
             time_ns: 50_521_123_000_000,
             latency_ns: 3_140_000,
+            pod: "shop-1".into(),
             detail: Some(Detail::Request(wire::Request {
                 direction: Direction::Incoming.into(),
                 mode: Mode::Steal.into(),
@@ -201,7 +212,10 @@ mod tests {
             })),
             ..Event::default()
         };
-        assert_eq!(line(&event).unwrap(), "14:02:01.123 S GET    /items/42  200  3.14ms  10.1.0.7:4711");
+        assert_eq!(
+            line(&event).unwrap(),
+            "14:02:01.123 S GET    /items/42  200  3.14ms  10.1.0.7:4711  @shop-1"
+        );
     }
 
     #[test]

@@ -62,6 +62,9 @@ pub struct SessionInfo {
     /// Who else counts on the target's ports, in sentences, as far as it was known when the session began.
     #[prost(string, repeated, tag = "25")]
     pub sharing: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Pods of the cluster that have an agent of the session, the one that serves files, names and outgoing connections first.
+    #[prost(string, repeated, tag = "26")]
+    pub pods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Port {
@@ -311,6 +314,9 @@ pub struct Event {
     /// The operation has not ended yet.
     #[prost(bool, tag = "14")]
     pub pending: bool,
+    /// Pod of the cluster where it happened; empty: on this machine.
+    #[prost(string, tag = "15")]
+    pub pod: ::prost::alloc::string::String,
     #[prost(oneof = "event::Detail", tags = "20, 21, 22, 23, 24, 25, 26, 27, 28")]
     pub detail: ::core::option::Option<event::Detail>,
 }

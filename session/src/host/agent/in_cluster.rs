@@ -35,7 +35,7 @@ pub(in crate::host) struct ClusterAgent {
     /// The job of now, where the link looks for it.
     current: Arc<Mutex<AgentJob>>,
     spec: AgentSpec,
-    /// Jobs that there have been; each has a name of its own.
+    /// Jobs that the session has had; each has a name of its own.
     jobs: Arc<AtomicU32>,
     /// Creations under way; nothing is deleted before they are through.
     creating: TaskTracker,
@@ -44,12 +44,13 @@ pub(in crate::host) struct ClusterAgent {
 }
 
 impl ClusterAgent {
-    /// An agent for `target` that does not exist yet.
+    /// An agent for `target` that does not exist yet. `jobs` counts those of the session.
     pub(in crate::host) fn new(
         cluster: Cluster,
         target: TargetPod,
         session: &SessionSpec,
         token: &str,
+        jobs: Arc<AtomicU32>,
     ) -> Self {
         let spec = AgentSpec {
             session: session.id.clone(),
@@ -60,12 +61,12 @@ impl ClusterAgent {
             owner: agent_job::owner_of_this_process(),
             log_level: std::env::var("MIRRORD_AGENT_LOG").ok(),
         };
-        let job = AgentJob::new(cluster.clone(), spec.clone(), 0);
+        let job = AgentJob::new(cluster.clone(), spec.clone(), jobs.fetch_add(1, Ordering::Relaxed));
         Self {
             cluster,
             current: Arc::new(Mutex::new(job)),
             spec,
-            jobs: Arc::new(AtomicU32::new(1)),
+            jobs,
             creating: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }
@@ -89,6 +90,11 @@ impl ClusterAgent {
         agent_job::endpoint(Arc::clone(&self.current))
     }
 
+    /// Name of the target's pod.
+    pub(in crate::host) fn pod(&self) -> &str {
+        &self.spec.target.name
+    }
+
     /// See [`super::Agent::watch`].
     pub(in crate::host) async fn watch(self, ended_tx: mpsc::Sender<Ended>) {
         let job = self.job();
@@ -100,6 +106,11 @@ impl ClusterAgent {
         tracing::warn!(how, "the agent has ended");
         // Closed: the session is ending as well.
         drop(ended_tx.send(Ended::Agent(how)).await);
+    }
+
+    /// Waits until the agent has ended, and says how.
+    pub(in crate::host) async fn ended(&self) -> String {
+        self.job().ended().await
     }
 
     /// See [`super::Agent::restart`]. The target's container may have been started again: the new one is looked up.
@@ -127,7 +138,8 @@ impl ClusterAgent {
         }
     }
 
-    fn job(&self) -> AgentJob {
+    /// The job of now.
+    pub(in crate::host) fn job(&self) -> AgentJob {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

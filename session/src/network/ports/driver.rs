@@ -1,8 +1,9 @@
-//! The one task that owns [`Ports`]: requests of the host and the layer, the agent's subscription stream, closed sockets, the clock.
+//! The one task that owns [`Ports`] and the sources of connections: requests of the host and the layer, what the agents say, closed
+//! sockets, the clock.
 //!
 //! ```text
 //! handle --requests--> driver --facts--> watch
-//! agent <--subscriptions--> driver --listeners--> publisher
+//! agents <--subscriptions--> driver --listeners--> publisher
 //! ```
 
 use std::{
@@ -16,16 +17,28 @@ use mirrord_protocol::{agent::v1 as agent, session::v1 as wire};
 use tokio::{
     io::unix::AsyncFd,
     sync::{mpsc, oneshot, watch},
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval},
 };
-use tonic::Streaming;
+use tokio_util::sync::CancellationToken;
 
-use super::{Effect, Listening, Ports, facts::wire_mode};
+use super::{
+    Effect, Listening, Ports,
+    facts::wire_mode,
+    stream::{Said, What, follow},
+};
 use crate::{
-    agent_link::{LinkError, LinkState},
+    agent_link::AgentLink,
     config::Mode,
-    limits::{AGENT_RETRY_MIN, LISTENER_SCAN},
-    network::{AgentEnding, NetworkError, publish::Publisher, shared::SharedRef},
+    events::Events,
+    limits::{AGENT_SAYINGS, LISTENER_SCAN, PARKED_ACCEPTS},
+    network::{
+        AgentEnding, NetworkError,
+        incoming::Incoming,
+        mirror::Mirror,
+        publish::Publisher,
+        shared::SharedRef,
+        source::{PodName, Source, SourceId},
+    },
 };
 
 /// What the driver is asked.
@@ -39,173 +52,183 @@ pub(in crate::network) enum Request {
     SetMode(u16, Mode, oneshot::Sender<Result<wire::Port, NetworkError>>),
     /// A connection was handed to the local process (true) or refused by it.
     Handed(u16, bool),
+    /// Connections of this pod are wanted as well.
+    Join(PodName, AgentLink, oneshot::Sender<SourceId>),
+    /// The pod is gone.
+    Leave(SourceId),
 }
 
 /// Everything that the driver works with.
 pub(in crate::network) struct Driver {
-    pub(in crate::network) shared: SharedRef,
-    pub(in crate::network) ports: Ports,
-    pub(in crate::network) publisher: Publisher,
-    pub(in crate::network) requests_rx: mpsc::Receiver<Request>,
-    pub(in crate::network) destroyed: AsyncFd<DestroyEvents>,
-    pub(in crate::network) ports_tx: watch::Sender<Vec<wire::Port>>,
-    /// driver --why the agent ends--> host
-    pub(in crate::network) ending_tx: watch::Sender<Option<AgentEnding>>,
+    shared: SharedRef,
+    ports: Ports,
+    publisher: Publisher,
+    /// Where those who serve connections send what they count.
+    requests: Requests,
+    requests_rx: mpsc::Receiver<Request>,
+    destroyed: AsyncFd<DestroyEvents>,
+    ports_tx: watch::Sender<Vec<wire::Port>>,
+    /// driver --why the only agent ends--> host
+    ending_tx: watch::Sender<Option<AgentEnding>>,
+    /// The session's agent is the only source.
+    alone: bool,
+    sources: HashMap<SourceId, Joined>,
+    next_source: u32,
+    /// streams of subscriptions --what agents say--> driver; when full, that stream is not read for a moment
+    said_tx: mpsc::Sender<Said>,
+    said_rx: mpsc::Receiver<Said>,
     wishes: HashMap<u64, Wish>,
     next_wish: u64,
 }
 
+/// A source that has joined.
+struct Joined {
+    source: Source,
+    /// `None` while its stream is not open.
+    requests_tx: Option<mpsc::Sender<agent::SubscriptionRequest>>,
+}
+
+/// What the driver is made with.
+pub(in crate::network) struct Inputs {
+    pub(in crate::network) requests: Requests,
+    pub(in crate::network) requests_rx: mpsc::Receiver<Request>,
+    pub(in crate::network) destroyed: AsyncFd<DestroyEvents>,
+    pub(in crate::network) ports_tx: watch::Sender<Vec<wire::Port>>,
+    pub(in crate::network) ending_tx: watch::Sender<Option<AgentEnding>>,
+}
+
 /// Port, wanted mode, and who waits for it.
 type Wish = (u16, Mode, oneshot::Sender<Result<wire::Port, NetworkError>>);
-type Subscriptions = (mpsc::Sender<agent::SubscriptionRequest>, Streaming<agent::SubscriptionReply>);
 
 impl Driver {
-    pub(in crate::network) fn new(
-        shared: SharedRef,
-        publisher: Publisher,
-        requests_rx: mpsc::Receiver<Request>,
-        destroyed: AsyncFd<DestroyEvents>,
-        ports_tx: watch::Sender<Vec<wire::Port>>,
-        ending_tx: watch::Sender<Option<AgentEnding>>,
-    ) -> Self {
-        let ports = Ports::new(shared.incoming.clone());
+    pub(in crate::network) fn new(shared: SharedRef, publisher: Publisher, inputs: Inputs) -> Self {
+        let Inputs { requests, requests_rx, destroyed, ports_tx, ending_tx } = inputs;
+        let (said_tx, said_rx) = mpsc::channel(AGENT_SAYINGS);
         Self {
+            ports: Ports::new(shared.incoming.clone()),
             shared,
-            ports,
             publisher,
+            requests,
             requests_rx,
             destroyed,
             ports_tx,
             ending_tx,
+            alone: false,
+            sources: HashMap::new(),
+            next_source: 0,
+            said_tx,
+            said_rx,
             wishes: HashMap::new(),
             next_wish: 1,
         }
     }
 
-    /// Runs until the session ends; opens the subscription stream anew when it breaks.
-    pub(in crate::network) async fn run(mut self) {
+    /// Runs until the session ends. `own`: the session's agent is the one source, beside this pod.
+    pub(in crate::network) async fn run(mut self, own: Option<PodName>) {
         self.publish_facts();
-        loop {
-            let agent = self.shared.agent.clone();
-            let subscriptions = agent.subscriptions();
-            tokio::pin!(subscriptions);
-            let opened = loop {
-                tokio::select! {
-                    biased;
-                    opened = &mut subscriptions => break opened,
-                    going = self.without_agent() => if !going { return },
-                }
-            };
-            match opened {
-                Ok(subscriptions) => {
-                    if !self.with_agent(subscriptions).await {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "subscriptions cannot be opened");
-                    if !self.wait_for_link(&error).await {
-                        return;
-                    }
-                }
-            }
+        self.alone = own.is_some();
+        if let Some(pod) = own {
+            self.join(pod, self.shared.agent.clone());
         }
-    }
-
-    /// Serves everything with the agent's stream open. False: the session ends.
-    async fn with_agent(&mut self, (requests_tx, mut replies): Subscriptions) -> bool {
-        let effects = self.ports.linked();
-        self.carry_out(effects, Some(&requests_tx)).await;
         let mut scan = interval(LISTENER_SCAN);
         scan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // The agent's answers first: they settle what others wait for. Then requests, then what only keeps the picture true.
+            // The agents' answers first: they settle what others wait for. Then requests, then what only keeps the picture true.
             let effects = tokio::select! {
                 biased;
-                reply = replies.message() => match reply {
-                    Ok(Some(reply)) => self.reply(reply),
-                    Ok(None) | Err(_) => {
-                        let effects = self.ports.unlinked();
-                        self.carry_out(effects, None).await;
-                        return true;
-                    }
-                },
+                Some(said) = self.said_rx.recv() => self.said(said),
                 request = self.requests_rx.recv() => match request {
                     Some(request) => self.request(request),
-                    None => return false,
+                    None => return,
                 },
                 ready = self.destroyed.readable_mut() => read_destroyed(ready, &mut self.ports),
                 _ = scan.tick() => self.scan(),
             };
-            self.carry_out(effects, Some(&requests_tx)).await;
+            self.carry_out(effects).await;
         }
     }
 
-    /// Serves one thing while there is no agent. False: the session ends.
-    ///
-    /// # Cancel safety
-    /// What has been taken is served before the next await.
-    async fn without_agent(&mut self) -> bool {
-        let effects = tokio::select! {
-            biased;
-            request = self.requests_rx.recv() => match request {
-                Some(request) => self.request(request),
-                None => return false,
-            },
-            ready = self.destroyed.readable_mut() => read_destroyed(ready, &mut self.ports),
-            () = sleep(LISTENER_SCAN) => self.scan(),
-        };
-        self.carry_out(effects, None).await;
-        true
+    /// Serves connections of one more agent.
+    fn join(&mut self, pod: PodName, agent: AgentLink) -> SourceId {
+        let id = SourceId(self.next_source);
+        self.next_source += 1;
+        let source = Source { id, pod, agent, left: CancellationToken::new() };
+        let ports_rx = self.ports_tx.subscribe();
+        let incoming = Incoming::new(self.shared.clone(), source.clone(), ports_rx, self.requests.clone());
+        self.until_it_leaves(&source, follow(source.clone(), self.said_tx.clone()));
+        for _ in 0..PARKED_ACCEPTS {
+            self.until_it_leaves(&source, incoming.clone().park());
+        }
+        self.until_it_leaves(&source, Mirror::new(incoming).run());
+        self.sources.insert(id, Joined { source, requests_tx: None });
+        id
     }
 
-    /// Waits until the link is up again. False: the session ends.
-    async fn wait_for_link(&mut self, error: &LinkError) -> bool {
-        if matches!(error, LinkError::Closed) {
-            return false;
-        }
-        let mut status = self.shared.agent.status();
-        let retry = sleep(AGENT_RETRY_MIN);
-        tokio::pin!(retry);
-        let mut waited = false;
-        loop {
-            let up = status.borrow_and_update().state == LinkState::Up;
-            if up && waited {
-                return true;
+    fn until_it_leaves(&self, source: &Source, task: impl Future<Output = ()> + Send + 'static) {
+        let left = source.left.clone();
+        self.shared.tasks.intake(async move {
+            left.run_until_cancelled_owned(task).await;
+        });
+    }
+
+    fn leave(&mut self, id: SourceId) -> Vec<Effect> {
+        let Some(joined) = self.sources.remove(&id) else { return Vec::new() };
+        joined.source.left.cancel();
+        self.ports.gone(id)
+    }
+
+    fn said(&mut self, Said { source, what }: Said) -> Vec<Effect> {
+        // What it said before it left.
+        let Some(joined) = self.sources.get_mut(&source) else { return Vec::new() };
+        match what {
+            What::Linked(requests_tx) => {
+                joined.requests_tx = Some(requests_tx);
+                self.ports.linked(source)
             }
-            tokio::select! {
-                biased;
-                () = &mut retry, if !waited => waited = true,
-                changed = status.changed() => if changed.is_err() { return false },
-                going = self.without_agent() => if !going { return false },
+            What::Reply(reply) => self.reply(source, reply),
+            What::Unlinked => {
+                joined.requests_tx = None;
+                self.ports.unlinked(source)
             }
         }
     }
 
-    fn reply(&mut self, reply: agent::SubscriptionReply) -> Vec<Effect> {
+    fn reply(&mut self, source: SourceId, reply: agent::SubscriptionReply) -> Vec<Effect> {
         use agent::subscription_reply::Kind;
         match reply.kind {
-            Some(Kind::Ack(ack)) => self.ports.acknowledged(&ack),
+            Some(Kind::Ack(ack)) => self.ports.acknowledged(source, &ack),
             Some(Kind::Status(status)) => {
-                self.ports.status(&status, now_ms());
+                self.ports.status(source, &status, now_ms());
                 Vec::new()
             }
             Some(Kind::Notice(notice)) => {
-                self.notice(notice);
+                self.notice(source, notice);
                 Vec::new()
             }
             None => Vec::new(),
         }
     }
 
-    fn notice(&self, notice: agent::AgentNotice) {
+    fn notice(&self, source: SourceId, notice: agent::AgentNotice) {
         use agent::agent_notice::Kind;
         match notice.kind() {
+            // Whoever let it join follows it.
+            Kind::TargetEnded | Kind::Ending if !self.alone => {
+                tracing::info!(text = notice.text, ?source, "an agent is about to end");
+            }
             kind @ (Kind::TargetEnded | Kind::Ending) => {
                 let target_ended = kind == Kind::TargetEnded;
                 self.ending_tx.send_replace(Some(AgentEnding { target_ended, text: notice.text }));
             }
-            Kind::Warning | Kind::Unspecified => self.shared.events.warn(notice.text, ""),
+            Kind::Warning | Kind::Unspecified => self.events(source).warn(notice.text, ""),
+        }
+    }
+
+    /// Events that name the source's pod.
+    fn events(&self, source: SourceId) -> Events {
+        match self.sources.get(&source) {
+            Some(joined) => joined.source.events(&self.shared.events),
+            None => self.shared.events.clone(),
         }
     }
 
@@ -217,6 +240,13 @@ impl Driver {
                 self.ports.handed(port, delivered);
                 Vec::new()
             }
+            Request::Join(pod, agent, reply_tx) => {
+                let id = self.join(pod, agent);
+                // Whoever asked may have gone away, and the session with it.
+                reply_tx.send(id).ok();
+                Vec::new()
+            }
+            Request::Leave(id) => self.leave(id),
             Request::SetMode(port, mode, reply_tx) => {
                 let wish = self.next_wish;
                 self.next_wish += 1;
@@ -259,17 +289,14 @@ impl Driver {
         effects
     }
 
-    async fn carry_out(
-        &mut self,
-        effects: Vec<Effect>,
-        requests_tx: Option<&mpsc::Sender<agent::SubscriptionRequest>>,
-    ) {
+    async fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Ask { id, port, mode } => {
+                Effect::Ask { source, id, port, mode } => {
                     let request =
                         agent::SubscriptionRequest { id, port: port.into(), mode: agent_mode(mode).into() };
-                    if let Some(requests_tx) = requests_tx
+                    let joined = self.sources.get(&source);
+                    if let Some(requests_tx) = joined.and_then(|joined| joined.requests_tx.as_ref())
                         && requests_tx.send(request).await.is_err()
                     {
                         // The reading side of the broken stream says so, too, and everything is asked anew.
@@ -280,13 +307,19 @@ impl Driver {
                 Effect::Changed { port, local, from, to, text } => self.record(port, local, from, to, text),
                 Effect::Listens(listening) => self.publisher.publish(listening),
                 Effect::Gone { cookie } => self.publisher.unpublish(cookie),
-                Effect::Refused { port, reason } => self.shared.events.warn(
-                    format!("the agent cannot serve port {port}: {reason}"),
+                Effect::Refused { source, port, reason } => self.events(source).warn(
+                    format!("the agent{} cannot serve port {port}: {reason}", self.beside(source)),
                     "`mirrord-tui doctor -t TARGET` says what is missing",
                 ),
             }
         }
         self.publish_facts();
+    }
+
+    /// ` of pod NAME`, when there are several.
+    fn beside(&self, source: SourceId) -> String {
+        let pod = self.sources.get(&source).and_then(|joined| joined.source.pod.as_deref());
+        pod.filter(|_| self.sources.len() > 1).map(|pod| format!(" of pod {pod}")).unwrap_or_default()
     }
 
     fn settle(&mut self, wish: u64, result: Result<(), String>) {

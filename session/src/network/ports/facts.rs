@@ -1,16 +1,19 @@
 //! What is shown about a port: counters of both ends, why the wanted mode does not hold yet, where the flow stops.
 
+use std::collections::BTreeMap;
+
 use mirrord_protocol::{agent::v1 as agent, session::v1 as wire};
 
-use super::{Entry, Ports};
+use super::{Entry, Ports, SourceId};
 use crate::{config::Mode, limits::SILENCE};
 
 /// Counters of one port.
 #[derive(Clone, Debug, Default)]
 pub(in crate::network) struct Traffic {
-    status: agent::PortStatus,
-    /// The agent has said something about the port.
-    known: bool,
+    /// What each agent has said last about the port.
+    statuses: BTreeMap<SourceId, agent::PortStatus>,
+    /// What those had counted that are gone.
+    past: agent::PortStatus,
     last_packet_ms: i64,
     /// When the port was first seen, for the diagnosis.
     since_ms: i64,
@@ -19,20 +22,47 @@ pub(in crate::network) struct Traffic {
 }
 
 impl Traffic {
-    pub(super) fn update(&mut self, status: &agent::PortStatus, now_ms: i64) {
-        if status.packets > self.status.packets || status.redirected > self.status.redirected {
+    pub(super) fn update(&mut self, source: SourceId, status: &agent::PortStatus, now_ms: i64) {
+        let last = self.statuses.insert(source, *status).unwrap_or_default();
+        if status.packets > last.packets || status.redirected > last.redirected {
             self.last_packet_ms = now_ms;
         }
-        self.status = *status;
-        self.known = true;
     }
+
+    /// Keeps what an agent has counted; what it had open and whether its target listened is over.
+    pub(super) fn gone(&mut self, source: SourceId) {
+        if let Some(status) = self.statuses.remove(&source) {
+            add(&mut self.past, &status);
+            (self.past.target_listens, self.past.mirrored_open, self.past.stolen_open) = (false, 0, 0);
+        }
+    }
+
+    /// All agents together.
+    fn sum(&self) -> agent::PortStatus {
+        let mut sum = self.past;
+        for status in self.statuses.values() {
+            add(&mut sum, status);
+        }
+        sum
+    }
+}
+
+fn add(sum: &mut agent::PortStatus, status: &agent::PortStatus) {
+    sum.target_listens |= status.target_listens;
+    sum.packets += status.packets;
+    sum.syns += status.syns;
+    sum.redirected += status.redirected;
+    sum.mirrored_open += status.mirrored_open;
+    sum.stolen_open += status.stolen_open;
+    sum.gaps += status.gaps;
+    sum.gap_bytes += status.gap_bytes;
 }
 
 impl Ports {
     /// All ports in order, as the session API has them.
     pub(in crate::network) fn facts(&mut self, now_ms: i64) -> Vec<wire::Port> {
         let listening: Vec<u16> = self.listeners.values().map(|listening| listening.address.port()).collect();
-        let linked = self.linked;
+        let linked = !self.linked.is_empty();
         self.entries
             .iter_mut()
             .map(|(remote, entry)| entry.facts(*remote, listening.contains(&entry.local), linked, now_ms))
@@ -45,12 +75,11 @@ impl Entry {
         if self.traffic.since_ms == 0 {
             self.traffic.since_ms = now_ms;
         }
-        let status = &self.traffic.status;
+        let status = self.traffic.sum();
         let holds = self.holds.unwrap_or(Mode::Off);
-        let switching_to = match self.asked.and_then(|asked| asked.mode) {
-            Some(mode) if Some(mode) != self.holds => wire_mode(mode),
-            _ => wire::Mode::Unspecified,
-        };
+        let mut asked = self.at.values().filter_map(|at| at.asked?.mode);
+        let switching_to =
+            asked.find(|mode| Some(*mode) != self.holds).map_or(wire::Mode::Unspecified, wire_mode);
         let waiting = if !linked {
             "waiting for the agent".to_owned()
         } else if self.wanted == Mode::Steal && !local_listens {
@@ -80,7 +109,7 @@ impl Entry {
         };
         let silent_ms = now_ms - self.traffic.last_packet_ms.max(self.traffic.since_ms);
         let silent = silent_ms >= i64::try_from(SILENCE.as_millis()).unwrap_or(i64::MAX);
-        port.diagnosis = diagnosis(&port, holds, self.traffic.known, silent);
+        port.diagnosis = diagnosis(&port, holds, !self.traffic.statuses.is_empty(), silent);
         port
     }
 }
