@@ -148,18 +148,23 @@ impl Drop for Shop {
 }
 
 fn session(args: &DemoArgs, exe: &OsString) -> Result<()> {
+    let on_screen = !args.headless && args.duration.is_none() && ui::has_terminal();
+    let mut env = vec![("SHOP_SERVED_BY".to_owned(), "this machine".to_owned())];
+    if on_screen {
+        env.push((services::LOG.to_owned(), "1".to_owned()));
+    }
     let flags = Flags {
         target: Some(Target::Local(TARGET.0.to_owned())),
         mode: Some(Mode::Mirror),
         ports: vec![(TARGET.1, TARGET.1)],
-        env: vec![("SHOP_SERVED_BY".to_owned(), "this machine".to_owned())],
+        env,
         ..Flags::default()
     };
     let resolved = config::resolve(config::file::FileConfig::default(), &flags, std::path::Path::new("."))?;
     let command = vec![exe.clone(), "demo-service".into(), "orders".into()];
     let mut spec = SessionSpec::for_caller(Target::Local(TARGET.0.to_owned()), resolved.config, command)?;
     spec.equal_command = "mirrord-tui demo".to_owned();
-    if !args.headless && args.duration.is_none() && ui::has_terminal() {
+    if on_screen {
         return ui::run_session(spec, true, &resolved.warnings).map(drop);
     }
     let script = script(spec.id.clone(), args.duration, !args.no_switch);

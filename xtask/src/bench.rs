@@ -9,12 +9,21 @@ use crate::{
 
 /// The group that is measured inside of the terminal UI: the others run the built program.
 const UI: &str = "ui";
+/// The terminal UI under a storm of events for half an hour; only when it is asked for.
+const STORM: &str = "storm";
+/// Its length, unless `MIRRORD_TUI_STORM_SECONDS` says another.
+const STORM_SECONDS: &str = "1800";
 
 /// Runs the groups that are named, or all.
 pub(crate) fn run(groups: &[String]) -> Result<()> {
-    let (own, others): (Vec<_>, Vec<_>) = groups.iter().partition(|group| *group == UI);
-    if groups.is_empty() || !own.is_empty() {
-        ui()?;
+    let (own, others): (Vec<_>, Vec<_>) =
+        groups.iter().partition(|group| [UI, STORM].contains(&group.as_str()));
+    if groups.is_empty() || own.iter().any(|group| *group == UI) {
+        ui("figures", "MIRRORD_TUI_BENCH", "1")?;
+    }
+    if own.iter().any(|group| *group == STORM) {
+        let name = "MIRRORD_TUI_STORM_SECONDS";
+        ui("long_storm", name, &std::env::var(name).unwrap_or_else(|_| STORM_SECONDS.to_owned()))?;
     }
     if others.is_empty() && !groups.is_empty() {
         return Ok(());
@@ -28,9 +37,10 @@ pub(crate) fn run(groups: &[String]) -> Result<()> {
     succeed(bench.args(others).env("MIRRORD_TUI_BIN", &stage.program).env("MIRRORD_TUI_BENCH_TOOL", tool))
 }
 
-/// The terminal UI measures itself, as a test of its own that does nothing otherwise.
-fn ui() -> Result<()> {
+/// The terminal UI measures itself, in tests of its own that do nothing unless the variable asks for it.
+fn ui(test_name: &str, variable: &str, value: &str) -> Result<()> {
     let mut test =
         cargo(&["test", "--release", "--quiet", "--package", "mirrord-tui", "--bin", "mirrord-tui"]);
-    succeed(test.args(["ui::bench", "--", "--nocapture"]).env("MIRRORD_TUI_BENCH", "1"))
+    let name = format!("ui::bench::{test_name}");
+    succeed(test.args([&name, "--", "--exact", "--nocapture"]).env(variable, value))
 }

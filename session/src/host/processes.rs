@@ -141,6 +141,8 @@ impl Processes {
                 format!("{name} ended by signal {}", exit.signal)
             }
             (wire::process_event::Stage::Exit, None) => format!("{name} exited"),
+            // It had no name yet, or was gone before it could be asked.
+            _ if line.is_empty() && name.is_empty() => "a process started".to_owned(),
             _ if line.is_empty() => format!("{name} started"),
             _ => line,
         };

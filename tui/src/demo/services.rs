@@ -17,6 +17,8 @@ use super::{
 
 /// Port of the stock service: raw TCP, one line each way.
 const STOCK_PORT: u16 = 7000;
+/// Set where somebody sees what the orders service writes.
+pub(super) const LOG: &str = "SHOP_LOG";
 /// Pause between two visits of the shoppers: a few requests a second in all, enough to see and not to hurt.
 const VISIT_PAUSE: Duration = Duration::from_millis(400);
 
@@ -24,7 +26,7 @@ const VISIT_PAUSE: Duration = Duration::from_millis(400);
 pub(super) fn run(service: Service) -> Result<ExitCode> {
     match service {
         Service::Catalog => http::serve(80, catalog),
-        Service::Orders => http::serve(80, orders),
+        Service::Orders => http::serve(80, logged_orders),
         Service::Storefront => http::serve(80, storefront),
         Service::Stock => stock(),
         Service::Shoppers => shoppers(),
@@ -47,6 +49,23 @@ fn catalog(request: &Request) -> Answer {
             }
         }
     }
+}
+
+/// Orders; on the screen of the demo it writes what it does, as programs do.
+fn logged_orders(request: &Request) -> Answer {
+    let answer = orders(request);
+    if std::env::var_os(LOG).is_some() {
+        let Answer(status, body) = &answer;
+        // A closed terminal must not end the service.
+        drop(writeln!(
+            io::stdout(),
+            "{} {} {} → {status} {body}",
+            request.method,
+            request.path,
+            request.body
+        ));
+    }
+    answer
 }
 
 /// The service that the demo's session impersonates: file, environment, HTTP by name, raw TCP by name.

@@ -1,5 +1,6 @@
 //! What the UI costs: a picture with a full store, a storm of events, keys during the storm, and nothing at all. The parts are the
-//! real ones: a host on a socket, the connection, the loop, pictures as bytes for a terminal. `cargo xtask bench ui` runs it.
+//! real ones: a host on a socket, the connection, the loop, pictures as bytes for a terminal. `cargo xtask bench ui` runs it, and
+//! `cargo xtask bench storm` half an hour of storm that is watched for memory.
 
 use std::{
     cell::RefCell,
@@ -54,6 +55,40 @@ fn figures() {
     memory();
     assert_eq!(quiet.draws, 0, "nothing is drawn when nothing changes");
     assert_eq!(storm.taken + storm.dropped, storm.sent, "each row has come or was counted as dropped");
+}
+
+/// Seconds of the long storm, set by `cargo xtask bench storm`.
+const LONG_STORM: &str = "MIRRORD_TUI_STORM_SECONDS";
+/// How often its memory is looked at.
+const LOOKS: u32 = 20;
+/// What a process may take more in the second half of the storm than in the first: pools of the allocator are never quite still.
+const GROWTH: u64 = 8 << 20;
+
+#[test]
+fn long_storm() {
+    let Ok(seconds) = std::env::var(LONG_STORM) else { return };
+    let wall = Duration::from_secs(seconds.parse().expect("seconds"));
+    let (done_tx, done) = std::sync::mpsc::channel::<()>();
+    let watch = thread::spawn(move || {
+        let mut looks = Vec::new();
+        while done.recv_timeout(wall / LOOKS) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            looks.push(resident());
+        }
+        looks
+    });
+    let storm = live(Some(EVENTS), wall);
+    drop(done_tx);
+    let looks = watch.join().unwrap();
+    storm.print(&format!("100,000 events/s for {} s", wall.as_secs()));
+    println!(
+        "  MiB taken by viewer and storm: {:?}",
+        looks.iter().map(|bytes| bytes >> 20).collect::<Vec<_>>()
+    );
+    assert_eq!(storm.taken + storm.dropped, storm.sent, "each row has come or was counted as dropped");
+    // The first looks see the store fill up.
+    let (first, second) = looks.split_at(looks.len() / 2);
+    let most = |looks: &[u64]| looks.iter().max().copied().unwrap_or(0);
+    assert!(most(second) <= most(first) + GROWTH, "memory grows: {looks:?}");
 }
 
 /// A place for bytes that only counts them.

@@ -154,7 +154,7 @@ bindings! {
     Search Details "search" ["/"] "search in the text" "search";
     SearchNext Details "search-next" ["n"] "next match" "";
     SearchPrevious Details "search-previous" ["N"] "previous match" "";
-    Wrap Details "wrap" ["w"] "wrap long lines" "";
+    Wrap Details "wrap" ["w"] "long lines: continued below or cut" "";
     OlderRow Details "row-up" ["K"] "row above, details stay open" "";
     NewerRow Details "row-down" ["J"] "row below, details stay open" "";
 

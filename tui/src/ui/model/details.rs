@@ -16,7 +16,8 @@ pub(crate) struct Details {
     pub(crate) shown: Shown,
     pub(crate) section: Section,
     pub(crate) body_view: BodyView,
-    pub(crate) wrap: bool,
+    /// Long lines are cut, and not continued below.
+    pub(crate) cut: bool,
     pub(crate) search: String,
     scroll: usize,
     height: usize,
@@ -98,7 +99,7 @@ impl Details {
             bytes: event.bytes,
             section: self.section,
             body_view: self.body_view,
-            wrap: self.wrap,
+            wrap: !self.cut,
             columns,
             utc_offset,
             comment: number(comment),
@@ -116,10 +117,10 @@ impl Details {
             if !comment.is_empty() && event.is_some() {
                 lines.insert(0, TextLine::new(Tone::Warn, "; ").with(Tone::Strong, comment));
             }
-            self.lines = if self.wrap {
-                lines.iter().flat_map(|line| line.wrapped(usize::from(columns))).collect()
-            } else {
+            self.lines = if self.cut {
                 lines
+            } else {
+                lines.iter().flat_map(|line| line.wrapped(usize::from(columns))).collect()
             };
         }
         self.scroll = self.scroll.min(self.lines.len().saturating_sub(self.height));

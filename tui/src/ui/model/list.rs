@@ -13,12 +13,18 @@ pub(crate) struct List {
     row: usize,
     top: usize,
     height: usize,
+    /// The user has chosen a row; until then the first one is.
+    touched: bool,
 }
 
 impl List {
     /// Takes the names of the rows; the choice stays on its name, else on its place.
     pub(crate) fn set(&mut self, names: Vec<String>) {
         self.names = names;
+        if !self.touched {
+            self.selected = None;
+            self.row = 0;
+        }
         let found = self.selected.as_ref().and_then(|name| self.names.iter().position(|known| known == name));
         self.row = found.unwrap_or(self.row).min(self.names.len().saturating_sub(1));
         self.selected = self.names.get(self.row).cloned();
@@ -32,6 +38,7 @@ impl List {
     }
 
     pub(crate) fn go(&mut self, row: usize) {
+        self.touched = true;
         self.row = row.min(self.names.len().saturating_sub(1));
         self.selected = self.names.get(self.row).cloned();
         self.keep_visible(self.height);
@@ -115,6 +122,17 @@ mod tests {
 
     fn names(names: &str) -> Vec<String> {
         names.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_first_row_is_chosen_until_the_user_chooses() {
+        let mut list = List::default();
+        list.set(names("m n"));
+        list.set(names("a b m n"));
+        assert_eq!(list.selected(), Some("a"));
+        list.go(1);
+        list.set(names("0 a b"));
+        assert_eq!((list.selected(), list.row()), (Some("b"), 2));
     }
 
     #[test]

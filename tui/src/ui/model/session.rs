@@ -12,7 +12,7 @@ use super::{
     store::{Bounds, Put, Store},
     stream::{ListFilter, Stream},
 };
-use crate::ui::{keys::Context, limits};
+use crate::ui::{keys::Context, limits, text};
 
 /// Seconds of the rate in the header and in the strip.
 pub(crate) const RATE_SECONDS: usize = 60;
@@ -243,6 +243,20 @@ impl Session {
         if let Some(stream) = list.and_then(|list| self.streams.get_mut(list)) {
             stream.note(&self.store, event, put == Put::Added);
         }
+    }
+
+    /// The command as a title: its program by name, without the folder.
+    pub(crate) fn command_title(&self) -> String {
+        let mut words: Vec<_> = self.info.command.iter().map(|part| text::one_line(part)).collect();
+        match words.first_mut() {
+            None => return "Process".to_owned(),
+            Some(program) => {
+                if let Some((_, name)) = program.rsplit_once('/').filter(|(_, name)| !name.is_empty()) {
+                    *program = name.to_owned();
+                }
+            }
+        }
+        text::shell(&words)
     }
 
     pub(crate) fn set_info(&mut self, info: SessionInfo, now_ms: i64) {

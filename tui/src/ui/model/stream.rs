@@ -142,6 +142,12 @@ impl Stream {
     /// Events have left the store.
     pub(crate) fn forget(&mut self, gone: &[u64]) {
         for seq in gone {
+            // Mostly the oldest of all leave, which are the first row of one list and before the first of the others.
+            match self.matched.front() {
+                None => return,
+                Some(first) if first > seq => continue,
+                Some(_) => {}
+            }
             if self.matched.front() == Some(seq) {
                 self.matched.pop_front();
             } else if let Ok(at) = self.matched.binary_search(seq) {

@@ -285,7 +285,7 @@ fn details(session: &mut Session, action: Action) -> bool {
         Action::ScrollBottom => details.scroll_to(FAR),
         Action::Section => details.section = details.section.next(),
         Action::BodyView => details.body_view = details.body_view.next(),
-        Action::Wrap => details.wrap = !details.wrap,
+        Action::Wrap => details.cut = !details.cut,
         Action::OlderRow => drop(session.with_stream(|stream, _| stream.go(Move::Up(1)))),
         Action::NewerRow => drop(session.with_stream(|stream, _| stream.go(Move::Down(1)))),
         _ => return false,

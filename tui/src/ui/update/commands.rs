@@ -108,8 +108,8 @@ fn why_others(
     }
     // What is in a cluster is there for others.
     (!place.is_empty()).then(|| {
-        let known: String = sharing.iter().map(|fact| format!(" {fact}.")).collect();
-        format!("{target} in {place} serves others.{known}")
+        let known = if sharing.is_empty() { String::new() } else { format!(": {}", sharing.join("; ")) };
+        format!("{target} in {place} serves others{known}.")
     })
 }
 

@@ -116,6 +116,8 @@ fn target_lines(model: &Model, row: &TargetRow) -> Vec<TextLine> {
         }
     };
     pair("place", &row.place);
+    pair("status", &row.status);
+    pair("ports", &row.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" "));
     pair("command", &row.command);
     pair("restarts", &if row.restarts > 0 { row.restarts.to_string() } else { String::new() });
     for (name, value) in &row.facts {

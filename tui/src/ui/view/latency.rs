@@ -121,7 +121,10 @@ fn histogram(session: &Session, pen: &mut Pen<'_>, area: Rect) {
     let steps = series.steps.get(span.clone()).unwrap_or_default();
     let inner =
         Rect { x: area.x + 2, y: area.y + 1, width: area.width.saturating_sub(4), height: area.height - 2 };
-    strip::bars(pen, inner, steps, Tone::Mirror);
+    // Where there is room the labels of percentiles have a row of their own.
+    let bars =
+        if inner.height > 3 { Rect { y: inner.y + 1, height: inner.height - 1, ..inner } } else { inner };
+    strip::bars(pen, bars, steps, Tone::Mirror);
     let wide = (inner.width / text::cells(steps.len()).max(1)).clamp(1, 3);
     // A label each four steps: a doubling.
     for (at, column) in span.zip(0_u16..) {
@@ -136,13 +139,16 @@ fn histogram(session: &Session, pen: &mut Pen<'_>, area: Rect) {
             );
         }
     }
+    let mut free_from = inner.x;
     for (name, ns) in [("p50", series.p50), ("p99", series.p99)] {
         let at = step(ns);
         let start = session.latency.span(&series.steps).start;
         if let Some(column) = at.checked_sub(start) {
             let x = inner.x + text::cells(column) * wide;
-            if x + 3 < inner.right() {
+            // Two that would touch: the first stays.
+            if x + 3 < inner.right() && x >= free_from {
                 pen.put(x, area.y + 1, 3, Tone::Note, name);
+                free_from = x + 4;
             }
         }
     }

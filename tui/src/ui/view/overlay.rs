@@ -81,11 +81,14 @@ pub(crate) fn last_scroll(model: &Model) -> usize {
         Some(Overlay::Text { kind, .. }) => texts::text(model, *kind).1.len(),
         _ => 0,
     };
-    lines.saturating_sub(usize::from(text_area(model).height.saturating_sub(2)))
+    lines.saturating_sub(usize::from(text_area(model, lines).height.saturating_sub(2)))
 }
 
-fn text_area(model: &Model) -> Rect {
-    layout::middle(model, 100, model.rows.saturating_sub(4))
+/// The box of a text of so many lines. The help keeps its size while one searches in it.
+fn text_area(model: &Model, lines: usize) -> Rect {
+    let most = model.rows.saturating_sub(4);
+    let is_help = matches!(model.overlay, Some(Overlay::Help { .. }));
+    layout::middle(model, 100, if is_help { most } else { most.min(text::cells(lines) + 2) })
 }
 
 /// An empty box with a title; returns what is inside of it.
@@ -114,7 +117,7 @@ pub(super) fn frame(pen: &mut Pen<'_>, area: Rect, title: &TextLine) -> Rect {
 }
 
 fn text_box(model: &Model, pen: &mut Pen<'_>, title: &str, lines: &[TextLine], scroll: usize) -> Rect {
-    let area = text_area(model);
+    let area = text_area(model, lines.len());
     let inner = frame(pen, area, &TextLine::new(Tone::Title, title));
     let height = usize::from(inner.height);
     for (line, y) in lines.iter().skip(scroll).take(height).zip(inner.y..) {

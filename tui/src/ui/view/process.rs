@@ -8,15 +8,12 @@ use ratatui::{
 use super::pen::Pen;
 use crate::ui::{
     model::{details::exit_text, session::Session},
-    text,
     tone::{TextLine, Tone},
 };
 
 pub(super) fn draw(session: &Session, pen: &mut Pen<'_>, area: Rect) -> Option<Position> {
     let info = &session.info;
-    let words: Vec<_> = info.command.iter().map(|part| text::one_line(part)).collect();
-    let mut title =
-        TextLine::new(Tone::Focus, if words.is_empty() { "Process".to_owned() } else { text::shell(&words) });
+    let mut title = TextLine::new(Tone::Focus, session.command_title());
     if info.command_pid > 0 {
         title = title.with(Tone::Dim, format!("  pid {}", info.command_pid));
     }

@@ -35,6 +35,7 @@ enum What {
     Size,
     Peer,
     Flow,
+    NamedFlow,
     Partner,
     Stage,
     In,
@@ -118,7 +119,8 @@ fn columns_from(tab: Tab, width: u16, time: u16) -> Vec<Column> {
         }
         Tab::Conns => {
             add(0, left("K", 1, What::Sign));
-            add(0, left("FLOW", 0, What::Flow));
+            // Without room for a column of names they stand for the addresses.
+            add(0, left("FLOW", 0, if width >= 76 { What::Flow } else { What::NamedFlow }));
             add(76, left("NAME", 20, What::Partner));
             add(0, left("STATE", 7, What::Stage));
             add(56, right("IN", 5, What::In));
@@ -143,7 +145,8 @@ fn columns_from(tab: Tab, width: u16, time: u16) -> Vec<Column> {
             add(50, left("TYPE", 5, What::Record));
             add(0, left("QUESTION", 0, What::Question));
             add(0, left("RESULT", 9, What::Result));
-            add(66, left("ANSWERS", 22, What::Answers));
+            // The question is what one looks for; the details have the answers.
+            add(84, left("ANSWERS", 22, What::Answers));
             add(60, right("LAT", 6, What::Latency));
             add(WIDE, left("SERVER", 15, What::Server));
             add(WIDE, left("PROCESS", 12, What::Process));
@@ -293,7 +296,11 @@ fn path(request: &mirrord_protocol::session::v1::Request) -> String {
 fn connection_cell(what: What, event: &Event, connection: &Connection) -> (Tone, String) {
     let address = |address: &Option<_>| address.as_ref().map(text::address).unwrap_or_default();
     match what {
-        What::Flow => {
+        What::NamedFlow if !connection.name.is_empty() && connection.direction() == Direction::Outgoing => {
+            let port = connection.peer.as_ref().map_or(connection.port, |peer| peer.port);
+            (Tone::Plain, format!("→ {}:{port}", connection.name))
+        }
+        What::Flow | What::NamedFlow => {
             let peer = address(&connection.peer);
             let flow = match connection.direction() {
                 Direction::Outgoing => format!("→ {peer}"),

@@ -109,8 +109,7 @@ fn rate_graph(session: &Session, pen: &mut Pen<'_>, area: Rect, (kind, now): (Ki
 }
 
 fn command(session: &Session, pen: &mut Pen<'_>, area: Rect) {
-    let words: Vec<_> = session.info.command.iter().map(|part| text::one_line(part)).collect();
-    let title = if words.is_empty() { "Process".to_owned() } else { text::shell(&words) };
+    let title = session.command_title();
     let pid = if session.info.command_pid > 0 {
         format!("  pid {}", session.info.command_pid)
     } else {
