@@ -1,6 +1,6 @@
 //! The command line of the agent. It holds no secret: the session's token comes as its hash.
 //!
-//! Written by hand: six options do not pay for a parser in an executable that travels through ConfigMaps.
+//! Written by hand: seven options do not pay for a parser in an executable that travels through ConfigMaps.
 
 use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -13,7 +13,7 @@ const CONTAINER_ID: usize = 64;
 
 /// What the agent prints for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "usage: mirrord-agent --listen unix:PATH|tcp:127.0.0.1:PORT --target-pid N|--container-id ID \
---token-sha256 HEX [--idle-timeout SECONDS] [--end-with-stdin]";
+--token-sha256 HEX [--client WHO] [--idle-timeout SECONDS] [--end-with-stdin]";
 
 /// Where the agent waits for its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub(crate) struct Args {
     pub(crate) subject: Subject,
     /// SHA-256 of the token that clients must show. Whoever may read the agent's pod or command line cannot use it.
     pub(crate) token: TokenHash,
+    /// Who the client is, in words: for others who want a port that it steals.
+    pub(crate) client: String,
     /// How long to live without a client.
     pub(crate) idle_timeout: Duration,
     /// End when standard input does: the starter holds the other end of a pipe and takes the agent along.
@@ -64,6 +66,7 @@ impl Args {
     pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, ArgsError> {
         let (mut listen, mut subject, mut token) = (None, None, None);
         let (mut idle_timeout, mut end_with_stdin) = (IDLE, false);
+        let mut client = "another session".to_owned();
         while let Some(option) = args.next() {
             match option.to_str() {
                 Some("--listen") => listen = Some(parse_listen(&value("--listen", &mut args)?)?),
@@ -75,6 +78,7 @@ impl Args {
                         Some(Subject::Container(parse_container(&value("--container-id", &mut args)?)?));
                 }
                 Some("--token-sha256") => token = Some(parse_token(&value("--token-sha256", &mut args)?)?),
+                Some("--client") => client = value("--client", &mut args)?.to_string_lossy().into_owned(),
                 Some("--idle-timeout") => {
                     idle_timeout = parse_seconds(&value("--idle-timeout", &mut args)?)?;
                 }
@@ -86,6 +90,7 @@ impl Args {
             listen: listen.ok_or(ArgsError::Missing("--listen"))?,
             subject: subject.ok_or(ArgsError::Missing("--target-pid"))?,
             token: token.ok_or(ArgsError::Missing("--token-sha256"))?,
+            client,
             idle_timeout,
             end_with_stdin,
         })
@@ -161,9 +166,12 @@ mod tests {
 
     #[test]
     fn a_full_command_line_is_understood() {
-        let args = with_token("--listen unix:/run/a.sock --target-pid 12 --idle-timeout 5 --end-with-stdin")
-            .unwrap();
+        let args = with_token(
+            "--listen unix:/run/a.sock --target-pid 12 --idle-timeout 5 --client ann --end-with-stdin",
+        )
+        .unwrap();
         assert_eq!(args.listen, Listen::Unix("/run/a.sock".into()));
+        assert_eq!(args.client, "ann");
         assert_eq!(
             (args.subject, args.idle_timeout, args.end_with_stdin),
             (Subject::Pid(12), Duration::from_secs(5), true)
@@ -172,7 +180,7 @@ mod tests {
         let args = with_token(&format!("--container-id {id} --listen tcp:127.0.0.1:7777")).unwrap();
         assert_eq!(args.listen, Listen::Tcp(([127, 0, 0, 1], 7777).into()));
         assert_eq!(args.subject, Subject::Container(id.to_ascii_lowercase()));
-        assert_eq!(args.idle_timeout, IDLE);
+        assert_eq!((args.idle_timeout, &*args.client), (IDLE, "another session"));
     }
 
     #[test]

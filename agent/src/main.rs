@@ -104,7 +104,7 @@ async fn run(args: &Args, bound: Bound, target: Arc<Target>) -> Result<()> {
         "the agent may not enter the target's network; it needs CAP_SYS_ADMIN and CAP_SYS_PTRACE there"
             .to_owned()
     });
-    let service = AgentService::new(Arc::clone(&target), network, life.clone(), tasks.clone());
+    let service = AgentService::new(Arc::clone(&target), network, life.clone(), tasks.clone(), &args.client);
     let server =
         AgentServer::new(service).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let transport = Transport::new(server, args.token, life.clone(), tasks.clone());

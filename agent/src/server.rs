@@ -52,12 +52,13 @@ impl AgentService {
         network: Result<TargetNetwork, String>,
         life: Life,
         tasks: TaskTracker,
+        client: &str,
     ) -> Self {
         let (clients_tx, clients_rx) = mpsc::channel(CLIENTS);
         let parking = Parking::new(life.ending().clone());
         let queue = MirrorQueue::default();
         if let Ok(network) = &network {
-            let steal = Steal::new(network.clone(), parking.clone(), tasks.clone());
+            let steal = Steal::new(network.clone(), parking.clone(), tasks.clone(), client);
             let mirror = Mirror::new(network.clone(), queue.clone());
             let owner = Subscriptions::new(life.clone(), network.clone(), parking.clone(), steal, mirror);
             tasks.spawn(owner.run(clients_rx));

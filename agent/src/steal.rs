@@ -50,6 +50,8 @@ pub(crate) enum StealError {
         "the rules in the target's network cannot be changed; that needs CAP_NET_ADMIN and nf_tables with NAT"
     )]
     Rules(#[source] NftError),
+    #[error(transparent)]
+    Stolen(NftError),
 }
 
 /// The stolen ports of the target.
@@ -58,6 +60,8 @@ pub(crate) struct Steal {
     network: TargetNetwork,
     parking: Parking,
     tasks: TaskTracker,
+    /// For whom, as others are told.
+    client: String,
     table: Option<Table>,
     /// SYNs redirected by rules that are gone.
     redirected: BTreeMap<u16, u64>,
@@ -79,8 +83,8 @@ impl Drop for Table {
 }
 
 impl Steal {
-    pub(crate) fn new(network: TargetNetwork, parking: Parking, tasks: TaskTracker) -> Self {
-        Self { network, parking, tasks, table: None, redirected: BTreeMap::new() }
+    pub(crate) fn new(network: TargetNetwork, parking: Parking, tasks: TaskTracker, client: &str) -> Self {
+        Self { network, parking, tasks, client: client.to_owned(), table: None, redirected: BTreeMap::new() }
     }
 
     /// Connections to `port` that are opened after this returns are stolen.
@@ -98,7 +102,10 @@ impl Steal {
                 if table.rules.ports().is_empty() {
                     table.idle_since = Some(Instant::now());
                 }
-                Err(StealError::Rules(error))
+                Err(match error {
+                    NftError::Stolen { .. } => StealError::Stolen(error),
+                    error => StealError::Rules(error),
+                })
             }
         }
     }
@@ -177,7 +184,8 @@ impl Steal {
             port,
         };
         self.tasks.spawn(thief.accept(listener, listening.clone()));
-        Ok(Table { rules: StealTable::new(netlink, port), idle_since: Some(Instant::now()), listening })
+        let rules = StealTable::new(netlink, port, &self.client);
+        Ok(Table { rules, idle_since: Some(Instant::now()), listening })
     }
 }
 

@@ -30,6 +30,7 @@ use thiserror::Error;
 
 use crate::{
     agent_link::Endpoint,
+    cluster::agent_job,
     limits::{AGENT_IDLE, AGENT_LOG_TAIL, AGENT_STOP, STEP_TIMEOUT},
 };
 
@@ -137,6 +138,7 @@ impl AgentProcess {
 fn spawn(pid: u32, dir: &Path, socket: &Path, log: &Path, token: &str) -> Result<Child, AgentProcessError> {
     let log_failed = |source| AgentProcessError::Log { path: log.to_owned(), source };
     let stderr = OpenOptions::new().create(true).append(true).mode(0o600).open(log).map_err(log_failed)?;
+    let client = format!("{} since {}", agent_job::owner_of_this_process(), agent_job::now());
     let start = |executable: &Path| {
         let mut listen = std::ffi::OsString::from("unix:");
         listen.push(socket);
@@ -146,6 +148,7 @@ fn spawn(pid: u32, dir: &Path, socket: &Path, log: &Path, token: &str) -> Result
             .arg(listen)
             .args(["--target-pid", &pid.to_string()])
             .args(["--token-sha256", &format!("{:x}", Sha256::digest(token))])
+            .args(["--client", &client])
             .args(["--idle-timeout", &AGENT_IDLE.as_secs().to_string(), "--end-with-stdin"])
             .env_clear()
             .envs(std::env::var_os("MIRRORD_AGENT_LOG").map(|level| ("MIRRORD_AGENT_LOG", level)))

@@ -120,6 +120,8 @@ pub const CLUSTER_AGENT_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub const TARGET_RETURN: Duration = Duration::from_secs(40);
 /// How often it is looked at meanwhile.
 pub const TARGET_POLL: Duration = Duration::from_millis(500);
+/// Pause before others are told again which ports are stolen, after the API server did not take it.
+pub const ANNOUNCE_RETRY: Duration = Duration::from_secs(5);
 /// Pods of one target that a session serves at a time; each costs a pod of the cluster and two port-forwards.
 pub const PODS: usize = 64;
 /// First pause before a pod gets another agent after it could not have one, or lost it; doubled each time.

@@ -1,4 +1,4 @@
-//! Many pods in one session, many sessions on one cluster.
+//! Many pods in one session, many sessions on one cluster, several sessions on one pod.
 
 use std::{
     collections::BTreeSet,
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mirrord_tests::{Cluster, GONE, Namespace, Session, User, World, request, wait_until};
+use mirrord_tests::{Cluster, GONE, Namespace, Session, User, World, request, wait_for, wait_until};
 use serde_json::Value;
 
 /// A rollout starts and ends pods one after the other.
@@ -243,4 +243,79 @@ fn twenty_sessions_run_side_by_side() {
     println!("stopped after {:?}, gone after {:?}", start.elapsed(), namespace.no_agents());
     let answers = namespace.ask_all(&urls);
     assert!(answers.iter().all(|answer| !answer.starts_with("own")), "{answers:?}");
+}
+
+/// Serves five ports.
+const FIVE: &str = "import http.server, threading
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b'pod')
+    def log_message(self, *_): pass
+for port in range(8081, 8086):
+    threading.Thread(target=http.server.HTTPServer(('', port), Handler).serve_forever).start()";
+
+#[test]
+fn five_sessions_share_a_pod_and_none_takes_what_another_has() {
+    let Some(cluster) = Cluster::get("five") else { return };
+    let namespace = cluster.namespace("five");
+    let address = namespace.pod("app", "python", &["python3", "-c", FIVE]);
+    namespace.customer();
+    let world = World::new(User::Root);
+    let clerks = Clerks::new(&world, &namespace);
+    let ports: Vec<u16> = (8081..8086).collect();
+    let sessions: Vec<_> = ports
+        .iter()
+        .map(|port| {
+            let port = port.to_string();
+            let mode = if port == "8085" { "--mirror" } else { "--steal" };
+            let options = ["-t", "pod/app", "-p", &port, mode];
+            clerks.start(&options, &port, &format!("own-{port}"))
+        })
+        .collect();
+    for (session, port) in sessions.iter().zip(&ports) {
+        session.wait_mode(*port, if *port == 8085 { "mirror" } else { "steal" });
+    }
+    let urls: Vec<_> = ports.iter().map(|port| format!("http://{address}:{port}/")).collect();
+    let answers = namespace.ask_all(&urls);
+    for (port, answer) in ports.iter().zip(&answers) {
+        let own = format!("own-{port} ");
+        assert!(if *port == 8085 { answer == "pod" } else { answer.starts_with(&own) }, "{port}: {answer}");
+    }
+
+    // A port that is stolen is refused before anything is created, with who has it and since when.
+    let kubeconfig = cluster.kubeconfig_for(&world);
+    let refused = |port: &str| {
+        let options =
+            ["--kubeconfig", &kubeconfig, "-n", &namespace.name, "-t", "pod/app", "-p", port, "--steal"];
+        let (done, _) = world.exec_to_end(&options, &["true"]);
+        assert!(!done.status.success());
+        let said = done.err();
+        let wanted = format!("port {port} of the pod is already stolen by ");
+        (said.contains(&wanted) && said.contains("since 2")).then_some(()).ok_or(said)
+    };
+    refused("8081").unwrap();
+
+    // One that was switched while its session runs is no less stolen.
+    sessions.last().unwrap().mode(8085, "steal");
+    wait_for("colleagues know what is stolen now", GONE, || refused("8085").ok());
+    let asked = namespace.ask(&urls[4]).unwrap();
+    assert!(asked.starts_with("own-8085 "), "{asked}");
+
+    // Whoever mirrors may, but cannot take it over: the agent says who has it.
+    let sixth = clerks.start(&["-t", "pod/app", "-p", "8081", "--mirror"], "8081", "sixth");
+    sixth.wait_mode(8081, "mirror");
+    let done = world.run(["mode", &sixth.id, "8081", "steal"]);
+    let said = done.err();
+    assert!(
+        !done.status.success() && said.contains("already stolen by ") && said.contains("since 2"),
+        "{said}"
+    );
+    let asked = namespace.ask(&urls[0]).unwrap();
+    assert!(asked.starts_with("own-8081 "), "{asked}");
+    sixth.stop();
+    for session in sessions {
+        session.stop();
+    }
+    println!("gone after {:?}", namespace.no_agents());
+    assert!(namespace.ask_all(&urls).iter().all(|answer| answer == "pod"));
 }

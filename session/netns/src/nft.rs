@@ -82,6 +82,14 @@ pub enum NftError {
     /// The port is stolen by this table.
     #[error("port {0} is already stolen")]
     Taken(u16),
+    /// Another agent in the same namespace has the port.
+    #[error("port {port} is already stolen by {client}")]
+    Stolen {
+        /// The port.
+        port: u16,
+        /// Whom that agent serves.
+        client: String,
+    },
 }
 
 #[cfg(test)]

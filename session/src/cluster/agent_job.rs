@@ -16,14 +16,22 @@ mod program;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::{
-    api::core::v1::{Event, Pod},
+    api::{
+        batch::v1::Job,
+        core::v1::{Event, Pod},
+    },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
+    jiff::{Timestamp, Unit},
 };
-use kube::Api;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::json;
 use thiserror::Error;
 
 pub use self::{
-    cleanup::{LeftBehind, left_behind, remove},
+    cleanup::{LeftBehind, left_behind, remove, session_of},
     manifest::{MANAGED_BY, OWNER, SINCE, STEAL_PORTS, TARGET_LABEL},
     options::{AgentOptions, AgentOptionsError},
 };
@@ -48,6 +56,8 @@ pub struct AgentSpec {
     pub token_hash: String,
     /// Who starts it, user@host.
     pub owner: String,
+    /// Since when there is the session, as the API server writes times.
+    pub since: String,
     /// How much the agent logs; `None`: its default.
     pub log_level: Option<String>,
 }
@@ -169,6 +179,24 @@ impl AgentJob {
         remove(&self.cluster, &self.namespace, &self.name).await
     }
 
+    /// What the session steals from the start, as [`STEAL_PORTS`] has it.
+    #[must_use]
+    pub fn stolen_at_start(&self) -> String {
+        manifest::stolen(&self.spec.config)
+    }
+
+    /// Tells others what the session steals now.
+    ///
+    /// # Errors
+    /// When the API server does not take it; the right to patch jobs is not needed for a session.
+    pub async fn tell_stolen(&self, ports: &str) -> Result<(), ClusterError> {
+        let jobs: Api<Job> = Api::namespaced(self.cluster.client.clone(), &self.namespace);
+        let patch = Patch::Merge(json!({ "metadata": { "annotations": { STEAL_PORTS: ports } } }));
+        let action = format!("patch jobs in namespace `{}`", self.namespace);
+        let params = PatchParams::default();
+        self.cluster.call(action, jobs.patch(&self.name, &params, &patch)).await.map(drop)
+    }
+
     fn set_pod(&self, name: &str) {
         *self.pod.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
     }
@@ -219,6 +247,12 @@ pub fn owner_of_this_process() -> String {
     let user = name.unwrap_or_else(|| format!("uid-{}", rustix::process::getuid().as_raw()));
     let machine = rustix::system::uname();
     format!("{user}@{}", machine.nodename().to_string_lossy())
+}
+
+/// The time as the API server writes it.
+#[must_use]
+pub fn now() -> String {
+    Timestamp::now().round(Unit::Second).unwrap_or_default().to_string()
 }
 
 /// An owner of the given uid; it does not keep its owner from being deleted.

@@ -22,6 +22,8 @@ pub struct Wants {
     pub own_image: bool,
     /// Ports that are taken over from the start.
     pub steals: Steals,
+    /// The session, whose own agents are no others; empty: none is meant.
+    pub session: String,
 }
 
 /// Ports that a session takes over from the start.
@@ -178,7 +180,7 @@ pub async fn check(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<
         Box::pin(places::pod_security(cluster, agent)),
         Box::pin(places::capacity(cluster, &pod.node)),
         Box::pin(places::quota(cluster, agent, wants.own_image)),
-        Box::pin(sharing::other_sessions(cluster, pod, agent, &wants.steals)),
+        Box::pin(sharing::other_sessions(cluster, pod, agent, wants)),
     )?;
     let mut findings = vec![state(pod), places::system(pod), rights, security, capacity, quota, sessions];
     findings.extend(sharing::probes(pod, &wants.steals));
@@ -200,7 +202,7 @@ pub async fn check(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<
 /// When the API server does not answer.
 pub async fn check_pod(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<Report, ClusterError> {
     let agent = wants.agent_namespace.as_deref().unwrap_or(&pod.namespace);
-    let sessions = Box::pin(sharing::other_sessions(cluster, pod, agent, &wants.steals)).await?;
+    let sessions = Box::pin(sharing::other_sessions(cluster, pod, agent, wants)).await?;
     Ok(Report { target: name(pod), findings: vec![places::system(pod), sessions] })
 }
 

@@ -1,6 +1,7 @@
 //! The agent as the host holds it: a child on this machine, a Job in a cluster, or one Job for each of several pods. All are watched
 //! for their end, started again when something killed them, and removed with the session.
 
+mod announce;
 mod in_cluster;
 mod local;
 mod pods;
@@ -49,7 +50,7 @@ impl Agent {
     pub(super) async fn watch(self, network: NetworkHandle, ended_tx: mpsc::Sender<Ended>) {
         match self {
             Self::Local(agent) => agent.watch(ended_tx).await,
-            Self::Cluster(agent) => agent.watch(ended_tx).await,
+            Self::Cluster(agent) => agent.watch(network, ended_tx).await,
             Self::Pods(pods) => pods.attach(network, ended_tx).await,
         }
     }

@@ -294,6 +294,7 @@ impl Steps {
                 agent_namespace: spec.agent.namespace.clone(),
                 own_image: spec.agent.image.is_some(),
                 steals: preflight::Steals::of(&spec.config),
+                ..preflight::Wants::default()
             };
             preflight::check(&cluster, &target, &wants).await.and_then(Report::into_result).map_err(failed)
         });

@@ -167,11 +167,18 @@ async fn ports_that_others_count_on() {
         assert_eq!(probes.verdict, Verdict::Warning);
         assert!(probes.detail.contains("liveness (tcp on port 8080), readiness (GET /ready on port 8080)"), "{}", probes.detail);
 
-        // What an agent of another session looks like.
+        // What an agent of another session looks like: its job and its pod.
         world.create(json!({
             "apiVersion": "v1", "kind": "Pod", "spec": pod_spec(),
+            "metadata": { "name": "mirrord-tui-other-0-x", "labels": { "app.kubernetes.io/managed-by": "mirrord-tui" } },
+        })).await;
+        let mut spec_of_job = pod_spec();
+        spec_of_job["restartPolicy"] = json!("Never");
+        world.create(json!({
+            "apiVersion": "batch/v1", "kind": "Job",
+            "spec": { "suspend": true, "template": { "spec": spec_of_job } },
             "metadata": {
-                "name": "mirrord-tui-agent-x",
+                "name": "mirrord-tui-other-0",
                 "labels": { "app.kubernetes.io/managed-by": "mirrord-tui", "mirrord-tui/target-uid": pod.uid },
                 "annotations": {
                     "mirrord-tui/owner": "ann@laptop", "mirrord-tui/since": "2026-11-23T01:00:00Z", "mirrord-tui/steal-ports": "8080",

@@ -127,6 +127,7 @@ fn target_report(args: &DoctorArgs) -> Result<Option<preflight::Report>> {
         agent_namespace: agent.namespace,
         own_image: agent.image.is_some(),
         steals: Steals::of(&config),
+        ..Wants::default()
     };
     let report = ask("say what a session needs to know", &cluster, CLUSTER_LIMIT, async |cluster| {
         let pods = resolve(cluster, &target, Which::One).await?;

@@ -311,6 +311,7 @@ impl<'a> Batch<'a> {
 /// A rule with a comment as the kernel lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listed {
+    pub(super) table: String,
     pub(super) chain: String,
     pub(super) handle: u64,
     pub(super) comment: String,
@@ -318,19 +319,23 @@ pub(super) struct Listed {
     pub(super) packets: u64,
 }
 
-/// The rules of a table that have a comment.
-pub(super) fn list(netlink: &Netlink, table: &str) -> Result<Vec<Listed>, NetlinkError> {
+/// The rules of a table that have a comment; `None`: of all tables of the namespace, whosever they are.
+pub(super) fn list(netlink: &Netlink, table: Option<&str>) -> Result<Vec<Listed>, NetlinkError> {
     let mut message = Message::new(SUBSYSTEM << 8 | GET_RULE, 0, &HEADER);
-    message.text(1, table);
+    if let Some(table) = table {
+        message.text(1, table);
+    }
     let rows = netlink.dump(&message)?;
+    let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes.strip_suffix(&[0])?).into_owned());
     Ok(rows
         .iter()
         .map(|row| row.attributes(HEADER.len()))
         // Old kernels dump the rules of all tables.
-        .filter(|rule| rule.value(1) == Some(text_bytes(table).as_slice()))
+        .filter(|rule| table.is_none_or(|table| rule.value(1) == Some(text_bytes(table).as_slice())))
         .filter_map(|rule| {
             Some(Listed {
-                chain: String::from_utf8_lossy(rule.value(2)?.strip_suffix(&[0])?).into_owned(),
+                table: text(rule.value(1)?)?,
+                chain: text(rule.value(2)?)?,
                 handle: crate::bytes::array(rule.value(3)?, 0).map(u64::from_be_bytes)?,
                 comment: comment_text(rule.value(7)?)?,
                 packets: rule.inside(4).and_then(counted).unwrap_or(0),

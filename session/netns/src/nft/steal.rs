@@ -21,6 +21,10 @@ use super::{
 };
 use crate::netlink::{Netlink, NetlinkError};
 
+/// How the names of all agents' tables begin.
+const TABLES: &str = "mirrord-steal-";
+/// Most letters of a client's name in a rule: of user data nft shows 128 bytes, the kernel keeps 256.
+const CLIENT: usize = 100;
 const KEEP: &str = "keep";
 const PRE: &str = "pre";
 const OUT: &str = "out";
@@ -36,6 +40,8 @@ pub struct StealTable {
     netlink: Netlink,
     listener: u16,
     table: String,
+    /// Whose it is, for others.
+    client: String,
     ports: BTreeSet<u16>,
     installed: bool,
     /// The kernel knows `fib`; without it forwarded packets of a node's namespace match as well.
@@ -45,13 +51,15 @@ pub struct StealTable {
 impl StealTable {
     /// Nothing is installed before the first [`StealTable::add`]. `socket`: AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER, made in the
     /// target's netns. `listener`: port of the agent's listener there, on `[::]`. The agent's own sockets carry [`AGENT_MARK`].
+    /// `client`: who steals, as others are told who want the same port; its first 100 letters.
     #[must_use]
-    pub fn new(socket: OwnedFd, listener: u16) -> Self {
+    pub fn new(socket: OwnedFd, listener: u16, client: &str) -> Self {
         Self {
             netlink: Netlink::from_socket(socket),
             listener,
             // A port has one listener, so two agents beside one target have two names.
-            table: format!("mirrord-steal-{listener}"),
+            table: format!("{TABLES}{listener}"),
+            client: client.chars().take(CLIENT).collect(),
             ports: BTreeSet::new(),
             installed: false,
             local_only: true,
@@ -61,10 +69,13 @@ impl StealTable {
     /// New connections to `port` go to the listener from now on; open ones stay where they are.
     ///
     /// # Errors
-    /// [`NftError::Taken`] when it is there already, [`NftError::Kernel`].
+    /// [`NftError::Taken`] when it is there already, [`NftError::Stolen`] when another agent has it, [`NftError::Kernel`].
     pub fn add(&mut self, port: u16) -> Result<(), NftError> {
         if self.ports.contains(&port) {
             return Err(NftError::Taken(port));
+        }
+        if let Some(client) = self.stolen_by(port)? {
+            return Err(NftError::Stolen { port, client });
         }
         match self.batch_for(port).commit(&self.netlink) {
             Err(source) if self.local_only && source.errno() == Some(libc::ENOENT) => {
@@ -146,7 +157,7 @@ impl StealTable {
                 .destination_port(port)
                 .counter()
                 .change_port(self.listener)
-                .comment(format!("mirrord {port}"))
+                .comment(format!("mirrord {port} {}", self.client))
         };
         let local = if self.local_only { Rule::new().destination_is_local() } else { Rule::new() };
         let on_loopback =
@@ -156,10 +167,23 @@ impl StealTable {
 
     /// The rules of the ports as the kernel has them.
     fn rules(&self) -> Result<Vec<(u16, Listed)>, NftError> {
-        let listed = list(&self.netlink, &self.table).map_err(failed("list the stealing"))?;
-        let port = |rule: &Listed| rule.comment.strip_prefix("mirrord ").and_then(|port| port.parse().ok());
-        Ok(listed.into_iter().filter_map(|rule| Some((port(&rule)?, rule))).collect())
+        let listed = list(&self.netlink, Some(&self.table)).map_err(failed("list the stealing"))?;
+        Ok(listed.into_iter().filter_map(|rule| Some((port_and_client(&rule)?.0, rule))).collect())
     }
+
+    /// Whose table has the port, if any other has.
+    fn stolen_by(&self, port: u16) -> Result<Option<String>, NftError> {
+        let listed = list(&self.netlink, None).map_err(failed("list the stealing of others among"))?;
+        let others = listed.iter().filter(|rule| rule.table.starts_with(TABLES) && rule.table != self.table);
+        let mut taken = others.filter_map(port_and_client).filter(|(of, _)| *of == port);
+        Ok(taken.next().map(|(_, client)| client.to_owned()))
+    }
+}
+
+/// What the comment of a port's rule says.
+fn port_and_client(rule: &Listed) -> Option<(u16, &str)> {
+    let (port, client) = rule.comment.strip_prefix("mirrord ")?.split_once(' ')?;
+    Some((port.parse().ok()?, client))
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(NetlinkError) -> NftError {

@@ -50,6 +50,7 @@ const TESTS: &[Test] = &[
     Test::new("destroy_events", Place::Plain, diagnosis::destroy_events),
     Test::new("steal_new_connections_only", Place::Fresh, steal::new_connections_only),
     Test::new("steal_inside_the_pod", Place::Fresh, steal::inside_the_pod),
+    Test::new("steal_one_agent_per_port", Place::Fresh, steal::one_agent_per_port),
     Test::new("steal_table_goes_with_its_socket", Place::Fresh, steal::table_goes_with_its_socket),
     Test::new("capture_both_directions", Place::Fresh, capture::both_directions),
     Test::new("capture_loopback_once", Place::Fresh, capture::loopback_once),

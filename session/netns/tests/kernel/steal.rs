@@ -25,7 +25,7 @@ fn netfilter(pod: &Pod) -> OwnedFd {
 }
 
 fn table(pod: &Pod, listener: &TcpListener) -> StealTable {
-    StealTable::new(netfilter(pod), listener.local_addr().unwrap().port())
+    StealTable::new(netfilter(pod), listener.local_addr().unwrap().port(), "ann@laptop since now")
 }
 
 fn add(table: &mut StealTable, port: u16) {
@@ -90,7 +90,7 @@ pub(crate) fn new_connections_only() {
     table.flows_ended().unwrap();
     check_open();
     // The name is free again: the table is gone, and can be made anew.
-    let mut second = StealTable::new(netfilter(&pod), agent.local_addr().unwrap().port());
+    let mut second = StealTable::new(netfilter(&pod), agent.local_addr().unwrap().port(), "");
     add(&mut second, PORT);
 }
 
@@ -127,6 +127,27 @@ pub(crate) fn inside_the_pod() {
     let node = TcpListener::bind((crate::network::NODE[0], PORT)).unwrap();
     let out = pod.inside(|| connect(crate::network::NODE[0], PORT).unwrap());
     talk(&out, &node.accept().unwrap().0);
+}
+
+pub(crate) fn one_agent_per_port() {
+    let pod = Pod::start();
+    let (app, agent, rival) = (pod.listen(PORT), pod.listen(0), pod.listen(0));
+    let mut first = table(&pod, &agent);
+    add(&mut first, PORT);
+    let mut second = StealTable::new(netfilter(&pod), rival.local_addr().unwrap().port(), "bob");
+    match second.add(PORT) {
+        Err(NftError::Stolen { port: PORT, client }) => assert_eq!(client, "ann@laptop since now"),
+        other => panic!("{other:?}"),
+    }
+    add(&mut second, OTHER);
+    assert!(matches!(first.add(OTHER), Err(NftError::Stolen { port: OTHER, .. })));
+    first.remove(PORT).unwrap();
+    add(&mut second, PORT);
+    let client = connect(POD[0], PORT).unwrap();
+    talk(&client, &rival.accept().unwrap().0);
+    drop((first, second));
+    let client = connect(POD[0], PORT).unwrap();
+    talk(&client, &app.accept().unwrap().0);
 }
 
 pub(crate) fn table_goes_with_its_socket() {

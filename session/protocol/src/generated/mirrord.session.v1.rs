@@ -113,6 +113,9 @@ pub struct Port {
     /// Non-empty when nothing arrives: where the flow stops, in words.
     #[prost(string, tag = "20")]
     pub diagnosis: ::prost::alloc::string::String,
+    /// The mode that was asked for last; it holds as soon as it can.
+    #[prost(enumeration = "Mode", tag = "21")]
+    pub wanted: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Process {

@@ -67,13 +67,14 @@ pub async fn left_behind(
     };
     let unneeded = |job: &Job| {
         let ours = job.annotations().get(OWNER).is_some_and(|of| of == owner);
-        (ours && session(&job.name_any()).is_some_and(|session| !lives(session))) || is_over(job)
+        (ours && session_of(&job.name_any()).is_some_and(|session| !lives(session))) || is_over(job)
     };
     Ok(found.items.iter().filter(|job| unneeded(job)).map(describe).collect())
 }
 
 /// The session in the name of a job: `mirrord-tui-SESSION-NUMBER`.
-fn session(job: &str) -> Option<&str> {
+#[must_use]
+pub fn session_of(job: &str) -> Option<&str> {
     Some(job.strip_prefix("mirrord-tui-")?.rsplit_once('-')?.0)
 }
 
@@ -103,9 +104,9 @@ mod tests {
 
     #[test]
     fn the_name_of_a_job_tells_its_session() {
-        assert_eq!(session("mirrord-tui-ab12c-0"), Some("ab12c"));
-        assert_eq!(session("mirrord-tui-x"), None);
-        assert_eq!(session("backup-1-0"), None);
+        assert_eq!(session_of("mirrord-tui-ab12c-0"), Some("ab12c"));
+        assert_eq!(session_of("mirrord-tui-x"), None);
+        assert_eq!(session_of("backup-1-0"), None);
     }
 
     #[test]

@@ -13,7 +13,6 @@ use k8s_openapi::{
         },
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
-    jiff::Timestamp,
 };
 
 use super::{AgentSpec, program};
@@ -34,7 +33,8 @@ pub const TARGET_LABEL: &str = "mirrord-tui/target-uid";
 pub const OWNER: &str = "mirrord-tui/owner";
 /// Annotation: since when there is the session.
 pub const SINCE: &str = "mirrord-tui/since";
-/// Annotation: ports that the session steals from the start, with commas; `*`: those that the command listens on.
+/// Annotation: ports that the session steals, with commas; `*`: those that the command listens on. Those of the start on job and pod;
+/// on the job kept up to date where that is allowed.
 pub const STEAL_PORTS: &str = "mirrord-tui/steal-ports";
 /// Labels and annotations by which service meshes leave a pod alone.
 const NO_MESH: [(&str, &str); 3] = [
@@ -92,9 +92,7 @@ pub(super) fn job(name: &str, spec: &AgentSpec) -> Job {
     let mut labels = labels(name, spec);
     let mut annotations = spec.options.annotations.clone();
     let stolen = stolen(&spec.config);
-    for (key, value) in
-        [(OWNER, spec.owner.clone()), (SINCE, Timestamp::now().to_string()), (STEAL_PORTS, stolen)]
-    {
+    for (key, value) in [(OWNER, spec.owner.clone()), (SINCE, spec.since.clone()), (STEAL_PORTS, stolen)] {
         annotations.insert(key.to_owned(), value);
     }
     let on_job = (labels.clone(), annotations.clone());
@@ -168,6 +166,8 @@ fn container(spec: &AgentSpec) -> Container {
             &spec.target.container_id,
             "--token-sha256",
             &spec.token_hash,
+            "--client",
+            &format!("{} since {}", spec.owner, spec.since),
             "--idle-timeout",
             &options.idle.as_secs().to_string(),
         ]

@@ -1,11 +1,11 @@
 //! Others who count on the pod's ports: sessions of colleagues, and the kubelet's probes.
 
-use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::ListParams};
+use k8s_openapi::api::batch::v1::Job;
+use kube::{Api, ResourceExt, api::ListParams};
 
-use super::{Finding, Steals, Verdict};
+use super::{Finding, Steals, Verdict, Wants};
 use crate::cluster::{
-    agent_job::{MANAGED_BY, OWNER, SINCE, STEAL_PORTS, TARGET_LABEL},
+    agent_job::{MANAGED_BY, OWNER, SINCE, STEAL_PORTS, TARGET_LABEL, session_of},
     client::Cluster,
     error::ClusterError,
     pod::TargetPod,
@@ -20,13 +20,16 @@ struct Other {
 }
 
 impl Other {
-    /// What the agent's pod says; `None` when it has ended.
-    fn of(pod: &Pod) -> Option<Self> {
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        if matches!(phase, Some("Succeeded" | "Failed")) || pod.metadata.deletion_timestamp.is_some() {
+    /// What the agent's job says; `None` when it has ended.
+    fn of(job: &Job) -> Option<Self> {
+        let ended = job
+            .status
+            .as_ref()
+            .is_some_and(|status| status.succeeded.unwrap_or(0) > 0 || status.failed.unwrap_or(0) > 0);
+        if ended || job.metadata.deletion_timestamp.is_some() {
             return None;
         }
-        let annotation = |name: &str| pod.metadata.annotations.as_ref().and_then(|all| all.get(name));
+        let annotation = |name: &str| job.annotations().get(name);
         let or_unknown = |name: &str| annotation(name).map_or_else(|| "unknown".to_owned(), Clone::clone);
         let ports = annotation(STEAL_PORTS).map(String::as_str).unwrap_or_default();
         let numbers: Vec<u16> = ports.split(',').filter_map(|port| port.trim().parse().ok()).collect();
@@ -44,15 +47,17 @@ pub(super) async fn other_sessions(
     cluster: &Cluster,
     target: &TargetPod,
     agent_namespace: &str,
-    steals: &Steals,
+    Wants { steals, session, .. }: &Wants,
 ) -> Result<Finding, ClusterError> {
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), agent_namespace);
+    let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), agent_namespace);
     let agents = ListParams::default()
         .labels(&format!("{}={},{TARGET_LABEL}={}", MANAGED_BY.0, MANAGED_BY.1, target.uid));
-    let action = format!("list pods in namespace `{agent_namespace}`");
-    let answer = cluster.call(action, pods.list(&agents)).await;
+    let action = format!("list jobs in namespace `{agent_namespace}`");
+    let answer = cluster.call(action, jobs.list(&agents)).await;
+    // An agent of the same session is one that is about to be replaced.
+    let other = |job: &&Job| session.is_empty() || session_of(&job.name_any()) != Some(session);
     Finding::asked(NAME, answer, |agents| {
-        judge(&agents.items.iter().filter_map(Other::of).collect::<Vec<_>>(), steals)
+        judge(&agents.items.iter().filter(other).filter_map(Other::of).collect::<Vec<_>>(), steals)
     })
 }
 
@@ -90,7 +95,7 @@ fn judge(others: &[Other], steals: &Steals) -> Finding {
     let all: Vec<String> = others.iter().map(said).collect();
     let both = *steals != Steals::None && others.iter().any(|other| other.steals != Steals::None);
     if both {
-        let hint = "the agent refuses a port that is already stolen; name ports with -p to know it before";
+        let hint = "a port that is already stolen is refused; name ports with -p to know it before";
         return Finding::new(NAME, Verdict::Warning, all.join("; "), hint);
     }
     Finding::fine(NAME, all.join("; "))
@@ -119,10 +124,10 @@ mod tests {
     use crate::cluster::pod::{PodContainer, PortProbe};
 
     fn other(ports: &str) -> Other {
-        let pod = json!({ "metadata": { "annotations": {
+        let job = json!({ "metadata": { "annotations": {
             (OWNER): "ann@laptop", (SINCE): "2026-11-23T01:00:00Z", (STEAL_PORTS): ports,
         } } });
-        Other::of(&serde_json::from_value(pod).unwrap()).unwrap()
+        Other::of(&serde_json::from_value(job).unwrap()).unwrap()
     }
 
     #[test]
@@ -144,7 +149,7 @@ mod tests {
 
     #[test]
     fn an_agent_that_has_ended_does_not_count() {
-        let ended = json!({ "status": { "phase": "Succeeded" } });
+        let ended = json!({ "status": { "failed": 1 } });
         assert_eq!(Other::of(&serde_json::from_value(ended).unwrap()), None);
     }
 

@@ -20,10 +20,12 @@ use crate::{
         pod::Refusal,
     },
     host::{
+        agent::announce::announce,
         process::KEEP_LOG,
         world::{Ended, Failure},
     },
     limits::{AGENT_STOP, TARGET_POLL, TARGET_RETURN},
+    network::NetworkHandle,
     spec::SessionSpec,
     target::Target,
 };
@@ -59,6 +61,7 @@ impl ClusterAgent {
             config: session.config.clone(),
             token_hash: format!("{:x}", Sha256::digest(token)),
             owner: agent_job::owner_of_this_process(),
+            since: agent_job::now(),
             log_level: std::env::var("MIRRORD_AGENT_LOG").ok(),
         };
         let job = AgentJob::new(cluster.clone(), spec.clone(), jobs.fetch_add(1, Ordering::Relaxed));
@@ -96,13 +99,15 @@ impl ClusterAgent {
     }
 
     /// See [`super::Agent::watch`].
-    pub(in crate::host) async fn watch(self, ended_tx: mpsc::Sender<Ended>) {
+    pub(in crate::host) async fn watch(self, network: NetworkHandle, ended_tx: mpsc::Sender<Ended>) {
         let job = self.job();
         let how = tokio::select! {
             biased;
             () = self.stopping.cancelled() => return,
             how = job.ended() => how,
+            () = announce(job.clone(), network.ports()) => return,
         };
+        drop(network);
         tracing::warn!(how, "the agent has ended");
         // Closed: the session is ending as well.
         drop(ended_tx.send(Ended::Agent(how)).await);

@@ -91,6 +91,7 @@ impl Entry {
             remote: remote.into(),
             local: self.local.into(),
             mode: wire_mode(holds).into(),
+            wanted: wire_mode(self.wanted).into(),
             switching_to: switching_to.into(),
             waiting,
             local_listens,

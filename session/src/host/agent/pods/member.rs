@@ -110,6 +110,7 @@ pub(super) async fn start(
         agent_namespace: session.agent.namespace.clone(),
         own_image: session.agent.image.is_some(),
         steals: Steals::of(&session.config),
+        session: session.id.clone(),
     };
     let report =
         preflight::check_pod(&purpose.cluster, &pod, &wants).await.and_then(preflight::Report::into_result);

@@ -22,7 +22,7 @@ use crate::{
     cluster::{self, ClusterError, Members, TargetPod, pod::Refusal},
     events::Events,
     host::{
-        agent::ClusterAgent,
+        agent::{ClusterAgent, announce::announce},
         world::{Ended, Failure},
     },
     limits::{PODS, TARGET_LOOK},
@@ -267,9 +267,15 @@ impl Owner {
     async fn join(&mut self, key: &Key) {
         let Some(Attached { network, .. }) = &self.attached else { return };
         let Some(member) = self.members.get_mut(key) else { return };
-        if let Stage::Up { link, source, .. } = &mut member.stage {
+        if let Stage::Up { running, link, source } = &mut member.stage {
             // An error: the session is ending.
             *source = network.join(name_of(&member.pod), link.clone()).await.ok();
+            let announced = Box::pin(announce(running.agent.job(), network.ports()));
+            let cancel = running.cancel.clone();
+            self.tasks.spawn(async move {
+                cancel.run_until_cancelled_owned(announced).await;
+                None
+            });
         }
     }
 
