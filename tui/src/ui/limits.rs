@@ -61,6 +61,12 @@ pub(crate) const RETRY_MAX: Duration = Duration::from_secs(5);
 pub(crate) const HISTOGRAMS: Duration = Duration::from_secs(1);
 /// How often targets and sessions of this machine are looked for; it is a directory listing.
 pub(crate) const LISTING: Duration = Duration::from_secs(1);
+/// How often all processes are looked at for listeners although none has come or gone; it takes some 10 ms.
+pub(crate) const SCAN: Duration = Duration::from_secs(10);
+/// How often they are looked at when some have: a machine that starts programs all the time must not pay for it all the time.
+pub(crate) const SCAN_SOON: Duration = Duration::from_secs(2);
+/// How long after a change that goes on.
+pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 /// How long the I/O side may take to end after the screen has been given back.
 pub(crate) const CLOSE: Duration = Duration::from_secs(1);
 /// OSC 52: longest text that common terminals take (base64 of it stays below 100 000).

@@ -1,14 +1,14 @@
 //! What the UI needs of the machine: sessions, targets, and starting a session. A trait, so that tests need neither.
 
 mod cluster;
+mod processes;
 
 use std::{
-    collections::{HashMap, HashSet},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Mutex,
-    time::UNIX_EPOCH,
+    sync::{Mutex, PoisonError},
+    time::{Instant, UNIX_EPOCH},
 };
 
 use mirrord_protocol::session::v1::session_client::SessionClient;
@@ -75,12 +75,17 @@ pub(crate) struct Machine {
     /// Ends of the pipes by which owned sessions that were started here see that the window is there.
     owners: Mutex<Vec<OwnedFd>>,
     cluster: cluster::ClusterTargets,
+    scan: Mutex<processes::Scan>,
 }
 
 impl Machine {
     /// This machine, with the cluster that is looked at first.
     pub(crate) fn new(cluster: ClusterConfig, all_namespaces: bool) -> Self {
-        Self { owners: Mutex::default(), cluster: cluster::ClusterTargets::new(cluster, all_namespaces) }
+        Self {
+            owners: Mutex::default(),
+            cluster: cluster::ClusterTargets::new(cluster, all_namespaces),
+            scan: Mutex::default(),
+        }
     }
 }
 
@@ -102,10 +107,17 @@ impl Services for Machine {
     }
 
     fn targets(&self) -> Vec<(&'static str, Result<Vec<TargetRow>, String>)> {
-        let pods =
-            local::list().map(|pods| pods.iter().map(pod_row).collect()).map_err(|error| chain(&error));
+        let mut scan = self.scan.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let pods = match local::list() {
+            Ok(pods) => {
+                let rows = pods.iter().map(|pod| pod_row(pod, scan.listening(pod.pid, now))).collect();
+                Ok(rows)
+            }
+            Err(error) => Err(chain(&error)),
+        };
         let cluster = self.cluster.rows().map(|rows| ("cluster", rows));
-        [("local pods", pods), ("processes", Ok(processes()))].into_iter().chain(cluster).collect()
+        [("local pods", pods), ("processes", Ok(scan.rows(now)))].into_iter().chain(cluster).collect()
     }
 
     fn launch<'a>(&'a self, request: &'a LaunchRequest) -> Boxed<'a, Result<String, String>> {
@@ -138,14 +150,14 @@ impl Services for Machine {
                 .await
                 .map_err(|error| format!("{}; {}", chain(&error), error.hint()))?;
             // An owned session lives as long as this end of its pipe, which is as long as the window.
-            let mut owners = self.owners.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
             owners.extend(started.owner);
             Ok(started.id)
         })
     }
 }
 
-fn pod_row(pod: &LocalPod) -> TargetRow {
+fn pod_row(pod: &LocalPod, ports: Vec<u16>) -> TargetRow {
     let runs = pod.state == PodState::Running;
     let command: Vec<_> = pod.command.iter().map(|part| part.to_string_lossy()).collect();
     let started = pod.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -160,7 +172,7 @@ fn pod_row(pod: &LocalPod) -> TargetRow {
         tone: if runs { Tone::Good } else { Tone::Bad },
         restarts: 0,
         started_ms: i64::try_from(started).unwrap_or(0),
-        ports: listening(pod.pid),
+        ports,
         command: text::shell(&command),
         unfit: if runs {
             String::new()
@@ -174,90 +186,6 @@ fn pod_row(pod: &LocalPod) -> TargetRow {
             ("published".to_owned(), published.join(" ")),
         ],
     }
-}
-
-/// Processes of this user that listen on a TCP port, in this network namespace or another.
-fn processes() -> Vec<TargetRow> {
-    let Ok(folders) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let own = std::process::id();
-    let pids = folders.flatten().filter_map(|folder| folder.file_name().to_str()?.parse::<u32>().ok());
-    let mut namespaces = HashMap::new();
-    pids.filter(|pid| *pid != own).filter_map(|pid| process_row(pid, &mut namespaces)).collect()
-}
-
-/// Listeners by network namespace: the kernel walks its whole table for each reading, so it is asked once for each.
-type Namespaces = HashMap<PathBuf, Vec<(u16, u64)>>;
-
-fn process_row(pid: u32, namespaces: &mut Namespaces) -> Option<TargetRow> {
-    let proc = PathBuf::from(format!("/proc/{pid}"));
-    // Only one's own processes show their descriptors; what listens is among them.
-    let sockets = sockets(&proc).filter(|sockets| !sockets.is_empty())?;
-    let namespace = std::fs::read_link(proc.join("ns/net")).ok()?;
-    let listeners = namespaces.entry(namespace).or_insert_with(|| tcp_listeners(&proc));
-    let own = listeners.iter().filter(|(_, inode)| sockets.contains(inode));
-    let ports: Vec<u16> = own.map(|(port, _)| *port).collect();
-    if ports.is_empty() {
-        return None;
-    }
-    let line = std::fs::read(proc.join("cmdline")).ok()?;
-    let words: Vec<_> =
-        line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(text::one_line).collect();
-    // The program's own helpers are no targets.
-    if words.get(1).is_some_and(|word| word.starts_with("__")) {
-        return None;
-    }
-    let name = std::fs::read_to_string(proc.join("comm")).ok()?.trim().to_owned();
-    Some(TargetRow {
-        reference: format!("pid/{pid}"),
-        kind: "pid".to_owned(),
-        name,
-        place: "this machine".to_owned(),
-        status: "running".to_owned(),
-        tone: Tone::Good,
-        ports: distinct(ports),
-        command: text::shell(&words),
-        ..TargetRow::default()
-    })
-}
-
-/// Inodes of the sockets that a process has open.
-fn sockets(proc: &Path) -> Option<HashSet<u64>> {
-    let descriptors = std::fs::read_dir(proc.join("fd")).ok()?;
-    let link = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).ok();
-    let links = descriptors.flatten().filter_map(link);
-    Some(
-        links
-            .filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
-            .collect(),
-    )
-}
-
-/// Ports that something listens on in the network namespace of a process.
-fn listening(pid: u32) -> Vec<u16> {
-    let listeners = tcp_listeners(Path::new(&format!("/proc/{pid}")));
-    distinct(listeners.into_iter().map(|(port, _)| port).collect())
-}
-
-fn distinct(mut ports: Vec<u16>) -> Vec<u16> {
-    ports.sort_unstable();
-    ports.dedup();
-    ports
-}
-
-/// Port and inode of each listening TCP socket, from `/proc/PID/net/tcp` (proc_pid_net(5)).
-fn tcp_listeners(proc: &Path) -> Vec<(u16, u64)> {
-    const LISTEN: &str = "0A";
-    let parse = |line: &str| {
-        let mut fields = line.split_whitespace();
-        let port = u16::from_str_radix(fields.nth(1)?.rsplit_once(':')?.1, 16).ok()?;
-        (fields.nth(1)? == LISTEN).then_some(())?;
-        Some((port, fields.nth(5)?.parse().ok()?))
-    };
-    ["net/tcp", "net/tcp6"]
-        .iter()
-        .filter_map(|name| std::fs::read_to_string(proc.join(name)).ok())
-        .flat_map(|text| text.lines().skip(1).filter_map(parse).collect::<Vec<_>>())
-        .collect()
 }
 
 /// The form's request as what the session host needs.

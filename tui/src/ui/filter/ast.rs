@@ -52,6 +52,7 @@ pub(crate) enum Field {
     Dns,
     Rcode,
     Command,
+    Pod,
     Comment,
 }
 

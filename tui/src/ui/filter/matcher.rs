@@ -125,6 +125,9 @@ fn texts(field: Field, event: &Event) -> Box<dyn Iterator<Item = Cow<'_, str>> +
     if field == Field::Command {
         return Box::new(std::iter::once(String::from_utf8_lossy(&event.comm)));
     }
+    if field == Field::Pod {
+        return Box::new(one(event.pod.as_str().into()).map(Cow::Owned).into_iter());
+    }
     match &event.detail {
         Some(Detail::Request(request)) => request_texts(field, request),
         Some(Detail::ConnectionDetail(connection)) => {
@@ -189,9 +192,13 @@ fn request_texts(field: Field, request: &wire::Request) -> Box<dyn Iterator<Item
         }
         Field::Source => vec![if outgoing { own() } else { peer() }.into()],
         Field::Destination => vec![if outgoing { peer() } else { own() }.into()],
-        Field::File | Field::Operation | Field::Dns | Field::Rcode | Field::Command | Field::Comment => {
-            Vec::new()
-        }
+        Field::File
+        | Field::Operation
+        | Field::Dns
+        | Field::Rcode
+        | Field::Command
+        | Field::Pod
+        | Field::Comment => Vec::new(),
     };
     Box::new(texts.into_iter())
 }

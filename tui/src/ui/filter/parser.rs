@@ -53,7 +53,7 @@ const fn number(name: &'static str, argument: &'static str, make: Make, help: &'
 }
 
 /// All operators: parser, printer, help and completion read this table.
-pub(crate) const OPERATORS: [Operator; 34] = [
+pub(crate) const OPERATORS: [Operator; 35] = [
     text("m", Field::Method, "method of a request"),
     text("u", Field::Url, "path and host of a request"),
     text("d", Field::Host, "host name: request, connection or question"),
@@ -70,6 +70,7 @@ pub(crate) const OPERATORS: [Operator; 34] = [
     number("port", "80|8000-8999", Make::Port, "port of the target, or of the peer"),
     number("pid", "N", Make::Pid, "process"),
     text("cmd", Field::Command, "name of the process"),
+    text("pod", Field::Pod, "pod of the cluster where it happened"),
     number("lat", ">200ms", Make::Latency, "latency"),
     number("size", ">10k", Make::Size, "bytes"),
     is("mirror", Property::Mirror, "mirrored"),

@@ -87,6 +87,9 @@ fn operators_ask_what_they_say() {
     ] {
         assert!(!passes(no, &slow), "{no}");
     }
+    assert!(!passes("~pod .", &slow), "it happened on this machine");
+    let there = mirrord_protocol::session::v1::Event { pod: "api-7d9f".to_owned(), ..slow.clone() };
+    assert!(passes("~pod ^api", &there) && !passes("~pod web", &there));
     let odd = Subject { event: &slow, marked: false, comment: "odd one" };
     assert!(parse("~comment odd").unwrap().matches(odd) && !passes("~comment .", &slow));
     assert!(parse("~marked").unwrap().matches(Subject { event: &slow, marked: true, comment: "" }));

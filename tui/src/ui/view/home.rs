@@ -204,6 +204,12 @@ fn session_lines(row: &SessionInfo) -> Vec<TextLine> {
         TextLine::pair("pid", format!("{} (host {})", row.command_pid, row.host_pid)),
         TextLine::pair("layer", format!("{} {}", row.attachment, row.attachment_reason)),
     ];
+    if !row.place.is_empty() {
+        lines.push(TextLine::pair("place", &row.place));
+    }
+    for pod in &row.pods {
+        lines.push(TextLine::pair("pod", pod));
+    }
     for port in &row.ports {
         let waiting = if port.waiting.is_empty() { String::new() } else { format!(", {}", port.waiting) };
         lines.push(TextLine::pair(

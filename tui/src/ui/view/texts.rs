@@ -115,6 +115,9 @@ fn settings(model: &Model) -> Vec<TextLine> {
         };
         lines.push(TextLine::pair("  listens on", format!("{address}, {published}")));
     }
+    for pod in &session.info.pods {
+        lines.push(TextLine::pair("  pod", pod));
+    }
     if !session.info.config_json.is_empty() {
         let body = mirrord_protocol::session::v1::Body {
             data: session.info.config_json.clone().into_bytes().into(),
