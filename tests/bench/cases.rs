@@ -6,10 +6,13 @@ use anyhow::{Context, Result, bail};
 use mirrord_tests::World;
 use serde_json::Value;
 
-use crate::report::{Goal, Report};
+use crate::{
+    cluster,
+    report::{Goal, Report},
+};
 
 /// Rounds of each line.
-const ROUNDS: usize = 5;
+pub(crate) const ROUNDS: usize = 5;
 /// Seconds of one load measurement.
 const LOAD_SECONDS: &str = "2";
 
@@ -21,7 +24,7 @@ pub(crate) struct Case {
 }
 
 /// All, in the order of printing.
-pub(crate) fn all() -> [Case; 7] {
+pub(crate) fn all() -> [Case; 8] {
     [
         Case { name: "mirror", run: mirror },
         Case { name: "steal", run: steal },
@@ -30,6 +33,7 @@ pub(crate) fn all() -> [Case; 7] {
         Case { name: "dns", run: dns },
         Case { name: "files", run: files },
         Case { name: "syscall", run: syscall },
+        Case { name: "cluster", run: cluster::run },
     ]
 }
 
@@ -227,7 +231,7 @@ fn pairs(mut round: impl FnMut() -> Result<(f64, f64)>) -> Result<Vec<(f64, f64)
 }
 
 /// The tool beside this program, at a place that every user can reach.
-fn tool() -> Result<String> {
+pub(crate) fn tool() -> Result<String> {
     let path = std::env::var_os("MIRRORD_TUI_BENCH_TOOL").map_or_else(
         || std::env::current_exe().map(|exe| exe.with_file_name("bench-tool")),
         |path| Ok(PathBuf::from(path)),
@@ -258,7 +262,7 @@ fn outside(world: &World, args: &[&str]) -> Result<Value> {
     json_of(&mut command)
 }
 
-fn json_of(command: &mut Command) -> Result<Value> {
+pub(crate) fn json_of(command: &mut Command) -> Result<Value> {
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().last().unwrap_or_default();
@@ -267,6 +271,6 @@ fn json_of(command: &mut Command) -> Result<Value> {
     })
 }
 
-fn number(value: &Value, key: &str) -> Result<f64> {
+pub(crate) fn number(value: &Value, key: &str) -> Result<f64> {
     value.get(key).and_then(Value::as_f64).with_context(|| format!("no {key} in {value}"))
 }

@@ -4,6 +4,7 @@
 //! Absolute figures are printed for orientation only.
 
 mod cases;
+mod cluster;
 mod report;
 
 use anyhow::Result;

@@ -8,7 +8,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs},
     process::Command,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +38,11 @@ fn main() -> Result<()> {
         }
         ["send", address, bytes] => send(address, bytes.parse()?)?,
         ["sink", port] => sink(port.parse()?)?,
+        ["exchange", port] => exchange(port.parse()?)?,
+        ["upload", address, bytes] => exchange_with(address, UP, bytes.parse()?)?,
+        ["download", address, bytes] => exchange_with(address, DOWN, bytes.parse()?)?,
+        // When the first instruction of a command ran.
+        ["now"] => json!({ "unix": SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64() }),
         _ => bail!("unknown call {args:?}"),
     };
     println!("{result}");
@@ -101,15 +106,9 @@ fn open_read(path: &str) -> Result<()> {
 
 /// Sends so many bytes and waits until the sink has counted them.
 fn send(address: &str, bytes: u64) -> Result<Value> {
-    let chunk = vec![b'x'; 256 << 10];
     throughput(|| {
         let mut connection = TcpStream::connect(one_address(address)?)?;
-        let mut left = bytes;
-        while left > 0 {
-            let part = chunk.get(..usize::try_from(left.min(chunk.len() as u64))?).unwrap_or(&chunk);
-            connection.write_all(part)?;
-            left -= part.len() as u64;
-        }
+        send_all(&mut connection, bytes)?;
         connection.shutdown(std::net::Shutdown::Write)?;
         let mut counted = String::new();
         connection.read_to_string(&mut counted)?;
@@ -140,6 +139,69 @@ fn sink(port: u16) -> Result<Value> {
         });
     }
     Ok(Value::Null)
+}
+
+/// Moves so many bytes to an [`exchange`] or from it. Without an end of the stream in between, which port-forwards do not carry over.
+fn exchange_with(address: &str, direction: u8, bytes: u64) -> Result<Value> {
+    throughput(|| {
+        let mut connection = TcpStream::connect(one_address(address)?)?;
+        connection.write_all(&[&[direction][..], &bytes.to_be_bytes()].concat())?;
+        if direction == UP {
+            send_all(&mut connection, bytes)?;
+            connection.read_exact(&mut [0])?;
+        } else {
+            take_all(&mut connection, bytes)?;
+        }
+        Ok(bytes)
+    })
+}
+
+/// First byte of a connection to an [`exchange`]: bytes go there, or come from there. How many is said by the next eight.
+const UP: u8 = b'>';
+const DOWN: u8 = b'<';
+
+/// Takes as many bytes as each connection announces and acknowledges them, or sends as many as it asks for.
+fn exchange(port: u16) -> Result<Value> {
+    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    for connection in listener.incoming() {
+        let mut connection = connection?;
+        std::thread::spawn(move || -> Result<()> {
+            let (mut direction, mut bytes) = ([0], [0; 8]);
+            connection.read_exact(&mut direction)?;
+            connection.read_exact(&mut bytes)?;
+            let bytes = u64::from_be_bytes(bytes);
+            if direction == [UP] {
+                take_all(&mut connection, bytes)?;
+                connection.write_all(&[1])?;
+            } else {
+                send_all(&mut connection, bytes)?;
+            }
+            Ok(())
+        });
+    }
+    Ok(Value::Null)
+}
+
+fn send_all(connection: &mut TcpStream, mut bytes: u64) -> Result<()> {
+    let chunk = vec![b'x'; 256 << 10];
+    while bytes > 0 {
+        let part = chunk.get(..usize::try_from(bytes.min(chunk.len() as u64))?).unwrap_or(&chunk);
+        connection.write_all(part)?;
+        bytes -= part.len() as u64;
+    }
+    Ok(())
+}
+
+fn take_all(connection: &mut TcpStream, bytes: u64) -> Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    let mut total = 0;
+    while total < bytes {
+        match connection.read(&mut buffer)? {
+            0 => bail!("the stream ended after {total} of {bytes} bytes"),
+            read => total += read as u64,
+        }
+    }
+    Ok(())
 }
 
 fn one_address(text: &str) -> Result<SocketAddr> {

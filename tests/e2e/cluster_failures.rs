@@ -2,7 +2,8 @@
 
 use std::net::TcpListener;
 
-use mirrord_tests::{Cluster, Finished, Namespace, User, World};
+use mirrord_tests::{Cluster, Finished, LIMIT, Namespace, User, World, wait_until};
+use serde_json::{Value, json};
 
 /// `exec` against a pod; it must fail, with all of `wanted` in what it says.
 #[track_caller]
@@ -62,6 +63,20 @@ fn a_target_that_is_not_there_is_named() {
             "containers": [{"name": "c", "image": "registry.test/nothing:1", "imagePullPolicy": "Never"}]}}"#,
     );
     refused("pod/late", &["late", "not"]);
+    // Process 1 does not listen to SIGTERM, so that the deletion takes its time.
+    namespace.pod("going", "busybox", &["busybox", "sleep", "3600"]);
+    namespace.kubectl(&["delete", "pod", "going", "--wait=false"]);
+    refused("pod/going", &["going", "being deleted"]);
+    namespace.create(
+        r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "half"}, "spec": {"restartPolicy": "Never", "containers": [
+            {"name": "runs", "image": "registry.test/hello:1"},
+            {"name": "ended", "image": "registry.test/busybox:1", "command": ["true"]}]}}"#,
+    );
+    wait_until("one container has ended", LIMIT, || {
+        namespace.get(&["pod", "half"]).to_string().contains("\"terminated\":{")
+    });
+    refused("pod/half/container/ended", &["`ended`", "terminated"]);
+    namespace.kubectl(&["delete", "pod", "going", "--force", "--grace-period=0"]);
 }
 
 #[test]
@@ -93,9 +108,8 @@ fn an_agent_that_may_not_run_is_explained() {
     namespace.no_agents();
 }
 
-#[test]
-fn a_right_that_is_missing_is_named() {
-    let Some((namespace, world, _)) = hello("rights") else { return };
+/// A user of whom the cluster knows no right; its kubeconfig.
+fn dev(namespace: &Namespace, world: &World) -> String {
     namespace.kubectl(&["create", "serviceaccount", "dev"]);
     let token = namespace.kubectl(&["create", "token", "dev"]);
     let own = format!(
@@ -107,18 +121,182 @@ fn a_right_that_is_missing_is_named() {
         token.trim(),
         namespace.name
     );
-    let own = world.file("dev", &own).to_string_lossy().into_owned();
+    world.file("dev", &own).to_string_lossy().into_owned()
+}
+
+/// Lets the user do what a role says.
+fn bind(namespace: &Namespace, role: &str) {
+    let account = format!("--serviceaccount={}:dev", namespace.name);
+    namespace.kubectl(&[
+        "create",
+        "rolebinding",
+        &format!("dev-{role}"),
+        &format!("--role={role}"),
+        &account,
+    ]);
+}
+
+#[test]
+fn a_right_that_is_missing_is_named() {
+    let Some((namespace, world, _)) = hello("rights") else { return };
+    let own = dev(&namespace, &world);
     let options = ["--kubeconfig", &own, "-t", "pod/hello"];
     refused(&world, &options, &["may not", "pod"]);
     namespace.kubectl(&["create", "role", "pods", "--verb=get,list,watch", "--resource=pods"]);
-    let account = format!("--serviceaccount={}:dev", namespace.name);
-    namespace.kubectl(&["create", "rolebinding", "pods", "--role=pods", &account]);
+    bind(&namespace, "pods");
     refused(&world, &options, &["jobs", "configmaps", "pods/portforward"]);
     namespace.no_agents();
     namespace.create(include_str!("../../assets/rbac/role.yaml"));
-    namespace.kubectl(&["create", "rolebinding", "all", "--role=mirrord-tui", &account]);
+    bind(&namespace, "mirrord-tui");
     let (done, _) = world.exec_to_end(&options, &["true"]);
     assert!(done.status.success(), "these rights suffice: {}", done.err());
     let expired = changed(&world, &own, "expired", |line| line.replace("token: '", "token: 'x"));
     refused(&world, &["--kubeconfig", &expired, "-t", "pod/hello"], &["does not accept the credentials"]);
+}
+
+/// Every right of the shipped role is taken away once: it is missed before anything is created, by its name.
+#[test]
+fn each_right_is_missed() {
+    let Some((namespace, world, _)) = hello("each-right") else { return };
+    let own = dev(&namespace, &world);
+    namespace.create(include_str!("../../assets/rbac/role.yaml"));
+    bind(&namespace, "mirrord-tui");
+    let shipped = namespace.get(&["role", "mirrord-tui"])["rules"].clone();
+    for (number, rule) in shipped.as_array().unwrap().iter().enumerate() {
+        for verb in rule["verbs"].as_array().unwrap().iter().filter_map(Value::as_str) {
+            let mut rules = shipped.clone();
+            rules[number]["verbs"].as_array_mut().unwrap().retain(|other| *other != *verb);
+            if rules[number]["verbs"] == json!([]) {
+                rules.as_array_mut().unwrap().remove(number);
+            }
+            let patch = json!([{"op": "replace", "path": "/rules", "value": rules}]).to_string();
+            namespace.kubectl(&["patch", "role", "mirrord-tui", "--type=json", "-p", &patch]);
+            let resource = rule["resources"][0].as_str().unwrap();
+            let may = || {
+                let mut question = vec!["--kubeconfig", &own, "auth", "can-i", verb];
+                match resource.split_once('/') {
+                    Some((of, part)) => question.extend([of, "--subresource", part]),
+                    None => question.push(resource),
+                }
+                namespace.cluster.try_kubectl(&question).is_ok()
+            };
+            wait_until("the right is gone", LIMIT, || !may());
+            let done = refused(&world, &["--kubeconfig", &own, "-t", "pod/hello"], &["may not"]);
+            let said = done.err();
+            // Without the first of all rights nobody gets so far as to be asked about the others.
+            let named =
+                said.contains(&format!("{verb} {resource}")) || said.contains("may not read pod `hello`");
+            assert!(named, "`{verb} {resource}` is not named: {said}");
+            assert!(namespace.agents().is_empty(), "without `{verb} {resource}` something was created");
+        }
+    }
+}
+
+#[test]
+fn credentials_and_certificates_that_do_not_work_are_explained() {
+    let Some((_hello, world, kubeconfig)) = hello("login") else { return };
+    let broken = world.file("broken", "clusters: [").to_string_lossy().into_owned();
+    refused(&world, &["--kubeconfig", &broken, "-t", "pod/hello"], &["cannot be used", &broken]);
+    let distrusted = changed(&world, &kubeconfig, "distrusted", |line| {
+        let authority = line.split_once(", certificate-authority-data: ");
+        authority.map_or_else(|| line.to_owned(), |(server, _)| format!("{server}}}}}]"))
+    });
+    let wanted = ["cannot be reached", "--accept-invalid-certificates"];
+    refused(&world, &["--kubeconfig", &distrusted, "-t", "pod/hello"], &wanted);
+    for (program, script, wanted) in [
+        ("/does/not/exist", "", "/does/not/exist"),
+        ("sh", "echo the session has ended >&2; exit 3", "the session has ended"),
+    ] {
+        let exec = json!({
+            "apiVersion": "client.authentication.k8s.io/v1", "command": program, "args": ["-c", script],
+            "interactiveMode": "Never",
+        });
+        let file = changed(&world, &kubeconfig, "plugin", |line| {
+            if !line.starts_with("users: ") {
+                return line.to_owned();
+            }
+            format!("users: [{{name: admin, user: {{exec: {exec}}}}}]")
+        });
+        refused(&world, &["--kubeconfig", &file, "-t", "pod/hello"], &["gives no credentials", wanted]);
+    }
+}
+
+#[test]
+fn an_api_server_that_says_nothing_is_not_waited_for_long() {
+    let Some((_hello, world, kubeconfig)) = hello("silent") else { return };
+    // It accepts, as a firewall's end does, and that is all.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let kubeconfig = changed(&world, &kubeconfig, "silent", |line| line.replace(Cluster::SERVER, &address));
+    let done = refused(&world, &["--kubeconfig", &kubeconfig, "-t", "pod/hello"], &[&address]);
+    assert!(done.took < LIMIT, "it took {:?}", done.took);
+}
+
+/// A node that exists on paper only, with a pod that is said to run there.
+fn paper_node(namespace: &Namespace, pods: &str, architecture: &str) -> String {
+    let node = format!("{}-{architecture}-{pods}", namespace.name);
+    namespace.create(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node}}).to_string());
+    let status = json!({"status": {
+        "allocatable": {"pods": pods},
+        "capacity": {"pods": pods},
+        "nodeInfo": {
+            "architecture": architecture, "operatingSystem": "linux", "bootID": "", "containerRuntimeVersion": "",
+            "kernelVersion": "", "kubeProxyVersion": "", "kubeletVersion": "v1.34.0", "machineID": "", "osImage": "",
+            "systemUUID": "",
+        },
+    }});
+    namespace.kubectl(&["patch", "node", &node, "--subresource=status", "-p", &status.to_string()]);
+    let container = json!({"name": "c", "image": "registry.test/hello:1"});
+    let spec = json!({"nodeName": node, "containers": [container], "tolerations": [{"operator": "Exists"}]});
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": node}, "spec": spec});
+    namespace.create(&pod.to_string());
+    let now = namespace.get(&["pod", &node])["metadata"]["creationTimestamp"].clone();
+    let running = json!({"name": "c", "image": "registry.test/hello:1", "imageID": "", "ready": true, "restartCount": 0,
+        "containerID": "containerd://00", "state": {"running": {"startedAt": now}}});
+    let status = json!({"status": {"phase": "Running", "containerStatuses": [running]}});
+    namespace.kubectl(&["patch", "pod", &node, "--subresource=status", "-p", &status.to_string()]);
+    node
+}
+
+#[test]
+fn a_node_that_cannot_take_the_agent_is_named() {
+    let Some((namespace, world, kubeconfig)) = hello("nodes") else { return };
+    let other = if cfg!(target_arch = "x86_64") { "arm64" } else { "amd64" };
+    let own = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let options = ["--kubeconfig", &kubeconfig, "-n", &namespace.name, "-t"];
+    let foreign = paper_node(&namespace, "10", other);
+    let full = paper_node(&namespace, "1", own);
+    let target = format!("pod/{foreign}");
+    refused(&world, &[&options[..], &[&target]].concat(), &[&foreign, &format!("linux/{other}")]);
+    let target = format!("pod/{full}");
+    refused(&world, &[&options[..], &[&target]].concat(), &[&full, "may run 1", "no room for an agent"]);
+    for node in [foreign, full] {
+        namespace.kubectl(&["delete", "pod", &node, "--force", "--grace-period=0"]);
+        namespace.kubectl(&["delete", "node", &node]);
+    }
+    // What only the kubelet knows: the node has no such amount left.
+    let greedy = r#"{"agent": {"resources": {"requests": {"cpu": "1000"}, "limits": {"cpu": "1000"}}}}"#;
+    let greedy = world.file("greedy.json", greedy).to_string_lossy().into_owned();
+    refused(
+        &world,
+        &[&options[..], &["pod/hello", "-f", &greedy]].concat(),
+        &["OutOfcpu", "the node is full"],
+    );
+    namespace.no_agents();
+}
+
+#[test]
+fn an_agent_with_too_little_memory_says_so() {
+    let Some((namespace, world, kubeconfig)) = hello("memory") else { return };
+    let refused = |memory: &str, wanted: &[&str]| {
+        // One that does not even begin is waited for, for it might.
+        let config = json!({"agent": {"startup_timeout": 10, "resources": {"limits": {"memory": memory}}}});
+        let config = world.file("little.json", &config.to_string()).to_string_lossy().into_owned();
+        let options = ["--kubeconfig", &kubeconfig, "-n", &namespace.name, "-t", "pod/hello", "-f", &config];
+        refused(&world, &options, wanted);
+        namespace.no_agents();
+    };
+    refused("6Mi", &["OOMKilled", "agent.resources"]);
+    // The limit is also the size of the volume that brings it.
+    refused("1Mi", &["within 10 s", "ContainerCreating: ", "no space left"]);
 }

@@ -2,9 +2,9 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -102,12 +102,18 @@ impl Cluster {
         self.kubectl_with(args, "")
     }
 
-    fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String, String> {
+    fn kubectl_command(&self) -> Command {
         let bin =
             self.kubeconfig.parent().and_then(Path::parent).map_or_else(PathBuf::new, |dir| dir.join("bin"));
-        let mut child = Command::new(bin.join("kubectl"))
+        let mut command = Command::new(bin.join("kubectl"));
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
+    fn kubectl_with(&self, args: &[&str], input: &str) -> Result<String, String> {
+        let mut child = self
+            .kubectl_command()
             .args(args)
-            .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -259,6 +265,25 @@ impl Namespace {
         panic!("after {GONE:?} there are still: {}", left.join(", "));
     }
 
+    /// `kubectl port-forward` to a port of a pod, from any port of this machine.
+    ///
+    /// # Panics
+    /// When it does not start.
+    #[must_use]
+    #[track_caller]
+    pub fn port_forward(&self, pod: &str, port: u16) -> PortForward {
+        let mut kubectl = self.cluster.kubectl_command();
+        kubectl.args(["-n", &self.name, "port-forward", &format!("pod/{pod}"), &format!(":{port}")]);
+        let mut child = kubectl.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("start kubectl");
+        let mut said = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().expect("stdout is a pipe"));
+        // `Forwarding from 127.0.0.1:40000 -> 80`
+        stdout.read_line(&mut said).expect("read what kubectl says");
+        let address = said.split(' ').find(|word| word.starts_with("127."));
+        let address = address.unwrap_or_else(|| panic!("kubectl port-forward says: {said}")).to_owned();
+        PortForward { child, _stdout: stdout, address }
+    }
+
     /// Starts a pod from which [`Self::ask`] asks.
     #[track_caller]
     pub fn customer(&self) {
@@ -303,6 +328,23 @@ for url in sys.argv[1:]:
             .output()
             .expect("run cluster.sh");
         assert!(killed.status.success(), "{}", text(&killed.stderr));
+    }
+}
+
+/// A running `kubectl port-forward`; its drop ends it.
+#[derive(Debug)]
+pub struct PortForward {
+    child: Child,
+    /// It says more, and would end if nobody listened.
+    _stdout: BufReader<ChildStdout>,
+    /// Where it listens.
+    pub address: String,
+}
+
+impl Drop for PortForward {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

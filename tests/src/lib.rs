@@ -18,7 +18,7 @@ mod user;
 mod wait;
 mod world;
 
-pub use cluster::{Cluster, GONE, Namespace};
+pub use cluster::{Cluster, GONE, Namespace, PortForward};
 pub use event_log::{is, request};
 pub use finish::{Finished, finish, finish_within};
 pub use pod::Pod;

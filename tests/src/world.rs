@@ -189,10 +189,18 @@ impl World {
         let path = self.home().join(name);
         fs::write(&path, content).expect("write a file for the test");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("close the file");
-        if self.user == User::Ordinary && rustix::process::geteuid().is_root() {
-            chown(&path, Some(self.user.uid()), Some(self.user.uid())).expect("give the file to the user");
-        }
+        self.give(&path);
         path
+    }
+
+    /// Makes the world's user the owner of a file or folder.
+    ///
+    /// # Panics
+    /// When it cannot be given.
+    pub fn give(&self, path: &Path) {
+        if self.user == User::Ordinary && rustix::process::geteuid().is_root() {
+            chown(path, Some(self.user.uid()), Some(self.user.uid())).expect("give the file to the user");
+        }
     }
 
     /// Copies a program of this test to where the user can run it; its path.

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::{
+    cluster,
     run::{cargo, succeed},
     test::Stage,
 };
@@ -34,7 +35,8 @@ pub(crate) fn run(groups: &[String]) -> Result<()> {
     let tool = stage.also("bench-tool").context("copy bench-tool to where every user can run it")?;
     let mut bench =
         cargo(&["run", "--release", "--quiet", "--package", "mirrord-tests", "--bin", "bench", "--"]);
-    succeed(bench.args(others).env("MIRRORD_TUI_BIN", &stage.program).env("MIRRORD_TUI_BENCH_TOOL", tool))
+    bench.args(others).env("MIRRORD_TUI_BIN", &stage.program).env("MIRRORD_TUI_BENCH_TOOL", tool);
+    cluster::stopped_after(|| succeed(&mut bench))
 }
 
 /// The terminal UI measures itself, in tests of its own that do nothing unless the variable asks for it.

@@ -32,8 +32,18 @@ pub(crate) fn run(order: Order) -> Result<()> {
     Ok(())
 }
 
+/// Does work that starts the cluster when it first needs it. One that ran before goes on.
+pub(crate) fn stopped_after(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let ran = is_up()?;
+    let done = work();
+    if !ran && is_up()? {
+        run(Order::Down)?;
+    }
+    done
+}
+
 /// Whether it runs.
-pub(crate) fn is_up() -> Result<bool> {
+fn is_up() -> Result<bool> {
     let output = script().arg("status").output().context("run cluster.sh")?;
     Ok(output.status.success())
 }

@@ -69,13 +69,7 @@ pub(crate) fn run(parts: &[Part]) -> Result<()> {
         step("end-to-end tests");
         let mut e2e = cargo(&["test", "--package", "mirrord-tests"]);
         e2e.env("MIRRORD_TUI_BIN", &stage.program).env("MIRRORD_TUI_VICTIMS", &stage.victims);
-        // The tests start the cluster when they first need it; one that ran before goes on.
-        let ran = cluster::is_up()?;
-        let tested = tests(e2e, &mut count);
-        if !ran && cluster::is_up()? {
-            cluster::run(cluster::Order::Down)?;
-        }
-        tested?;
+        cluster::stopped_after(|| tests(e2e, &mut count))?;
     }
     for line in &count.skipped {
         println!("{line}");

@@ -41,6 +41,9 @@ use crate::{
     config::Config,
 };
 
+/// State of a job of which nobody has seen a pod.
+const NO_POD: &str = "no pod has been made for it";
+
 /// What an agent is started with.
 #[derive(Clone, Debug, Default)]
 pub struct AgentSpec {
@@ -120,6 +123,10 @@ impl AgentJobError {
             }
             Self::Pod { reason, .. } if reason.starts_with("OutOf") || reason.contains("Insufficient") => {
                 "the node is full: ask for less with `agent.resources`".to_owned()
+            }
+            Self::Late { state, .. } if state == NO_POD => {
+                "pod security, a quota or an admission webhook of the namespace may refuse it: `kubectl describe job` says which; another namespace can be named with `agent.namespace`"
+                    .to_owned()
             }
             Self::Pod { .. } | Self::Late { .. } => {
                 "`agent.startup_timeout` gives it longer; `kubectl describe pod` and `kubectl logs` say more".to_owned()

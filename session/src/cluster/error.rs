@@ -11,7 +11,7 @@ use super::{pod::Refusal, preflight::Finding};
 #[derive(Debug, Error)]
 pub enum ClusterError {
     /// There is no kubeconfig, and this is no pod.
-    #[error("there is no kubeconfig: {} do not exist, and this is not a pod of a cluster", list(looked))]
+    #[error("there is no kubeconfig: no {}, and this is not a pod of a cluster", list(looked))]
     NoKubeconfig {
         /// Files that were looked for.
         looked: Vec<PathBuf>,

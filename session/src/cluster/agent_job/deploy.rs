@@ -20,7 +20,7 @@ use kube::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{AgentJob, AgentJobError, manifest, owner, pod_state, program};
+use super::{AgentJob, AgentJobError, NO_POD, manifest, owner, pod_state, program};
 use crate::{
     cluster::error::ClusterError,
     limits::{AGENT_PROBE, JOB_EVENTS, WATCH_LIFE, WATCH_RETRY_MIN},
@@ -34,7 +34,7 @@ impl AgentJob {
     /// Why there is no agent.
     pub async fn ready(&self, uid: &str) -> Result<(), AgentJobError> {
         let started = Instant::now();
-        let seen = Mutex::new("no pod has been made for it".to_owned());
+        let seen = Mutex::new(NO_POD.to_owned());
         let limit = self.spec.options.startup;
         let waiting = timeout(limit, async {
             tokio::select! {
@@ -44,10 +44,16 @@ impl AgentJob {
                 failure = self.gets_no_pod(uid) => Err(failure),
             }
         });
-        let result = waiting.await.unwrap_or_else(|_| {
-            let state = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-            Err(AgentJobError::Late { seconds: limit.as_secs(), state })
-        });
+        let result = match waiting.await {
+            Ok(result) => result,
+            Err(_) => {
+                let mut state = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+                if let Some(warning) = self.last_warning().await {
+                    state = format!("{state}: {warning}");
+                }
+                Err(AgentJobError::Late { seconds: limit.as_secs(), state })
+            }
+        };
         tracing::info!(ms = started.elapsed().as_millis(), ready = result.is_ok(), "waited for the agent");
         result
     }
@@ -147,6 +153,14 @@ impl AgentJob {
                 return AgentJobError::NoPod { job, namespace, reason };
             }
         }
+    }
+
+    /// What the kubelet complains about, for whoever may read it: a pod that cannot even begin shows nothing but `ContainerCreating`.
+    async fn last_warning(&self) -> Option<String> {
+        let list = ListParams::default().fields(&format!("involvedObject.name={},type=Warning", self.pod()?));
+        let action = format!("list events in namespace `{}`", self.namespace);
+        let events = self.cluster.call(action, self.events().list(&list)).await.ok()?;
+        events.items.into_iter().next_back()?.message
     }
 
     /// Shows `look` every state of the agent's pod until it has seen enough.
