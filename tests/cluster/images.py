@@ -1,5 +1,6 @@
 #!/usr/bin/python3
 """images.py BIN_DIR OUT_DIR: writes the test images as docker archives, from files this machine has.
+images.py --one NAME FILE OUT_DIR: writes registry.test/NAME:1 with nothing but one static program, /NAME.
 
   registry.test/pause:1     the sandbox image: one static binary
   registry.test/hello:1     distroless-like: one static HTTP server, no shell, not root
@@ -113,4 +114,8 @@ def main(bin_dir, out_dir):
     write_archive(out_dir, "python", with_busybox(with_python(Rootfs())), Cmd=["python3"])
 
 
-main(*sys.argv[1:])
+if sys.argv[1] == "--one":
+    _, _, name, program, out = sys.argv
+    write_archive(out, name, with_binary(program, name), Entrypoint=[f"/{name}"])
+else:
+    main(*sys.argv[1:])

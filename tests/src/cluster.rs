@@ -137,6 +137,22 @@ impl Cluster {
         assert!(done.status.success(), "{component} is not restarted: {}", text(&done.stderr));
     }
 
+    /// Gives the node an image `registry.test/NAME:1` with nothing but one static program, `/NAME`.
+    ///
+    /// # Panics
+    /// When it cannot be made or imported.
+    #[track_caller]
+    pub fn image(&self, world: &World, name: &str, program: &Path) {
+        let folder = world.home();
+        let images = script().with_file_name("images.py");
+        let mut make = Command::new("/usr/bin/python3");
+        make.arg(images).args(["--one", name]).arg(program).arg(&folder);
+        let made = make.output().expect("run images.py");
+        assert!(made.status.success(), "no image {name}: {}", text(&made.stderr));
+        let archive = folder.join(format!("{name}.tar")).to_string_lossy().into_owned();
+        self.on_node(&["ctr", "-n", "k8s.io", "images", "import", &archive]);
+    }
+
     /// Whether the API server answers, and the kubelet through it.
     #[must_use]
     pub fn serves(&self) -> bool {
