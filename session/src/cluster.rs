@@ -12,6 +12,7 @@ mod mesh;
 pub mod pod;
 pub(crate) mod port_forward;
 pub mod preflight;
+mod proxy;
 pub mod resolve;
 pub mod targets;
 #[cfg(test)]

@@ -8,8 +8,15 @@ use std::{
     time::Duration,
 };
 
+use hyper::{
+    Uri,
+    rt::{Read, Write},
+};
 use hyper_util::{
-    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    client::legacy::{
+        Client as HttpClient,
+        connect::{Connection, HttpConnector},
+    },
     rt::TokioExecutor,
 };
 use kube::{
@@ -19,9 +26,9 @@ use kube::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::oneshot, time::timeout};
-use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
+use tower::{BoxError, Service, ServiceBuilder, retry::RetryLayer};
 
-use super::error::ClusterError;
+use super::{error::ClusterError, proxy};
 use crate::limits::{
     CLUSTER_CALL, CLUSTER_CONNECT, CLUSTER_CREDENTIALS, CLUSTER_KEEP_ALIVE, CLUSTER_KEEP_ALIVE_GAP,
     CLUSTER_KEEP_ALIVE_TRIES,
@@ -231,10 +238,13 @@ async fn settings(wanted: &ClusterConfig) -> Result<(Config, String), ClusterErr
     if !known.contains(&context) {
         return Err(ClusterError::UnknownContext { files, context, known });
     }
+    let proxy = proxy::named(&kubeconfig, &context);
     let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options)
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)
         .await
         .map_err(|source| ClusterError::Kubeconfig { files, source: Box::new(source) })?;
+    // kube looks into the environment as well, but not for the servers that it excepts.
+    config.proxy_url = proxy;
     Ok((config, context))
 }
 
@@ -295,10 +305,7 @@ fn said_by_program(error: Box<dyn Error + Send + Sync>) -> Box<dyn Error + Send 
 
 /// kube's own stack of layers, but over a connector with TCP_NODELAY: without it each new port-forward waits 40 ms for an
 /// acknowledgement that the kernel of the API server delays.
-fn client(config: Config) -> Result<Client, Box<dyn Error + Send + Sync>> {
-    if config.proxy_url.is_some() {
-        return Ok(ClientBuilder::try_from(config)?.build());
-    }
+fn client(config: Config) -> Result<Client, BoxError> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -306,6 +313,25 @@ fn client(config: Config) -> Result<Client, Box<dyn Error + Send + Sync>> {
     connector.set_keepalive(Some(CLUSTER_KEEP_ALIVE));
     connector.set_keepalive_interval(Some(CLUSTER_KEEP_ALIVE_GAP));
     connector.set_keepalive_retries(Some(CLUSTER_KEEP_ALIVE_TRIES));
+    match proxy::of(&config)? {
+        None => client_over(config, connector),
+        Some(proxy) if proxy.uri().scheme_str() == Some("http") => {
+            client_over(config, proxy::tunnel(&proxy, connector))
+        }
+        Some(proxy) => client_over(config, proxy::socks(&proxy, connector)),
+    }
+}
+
+/// A client whose connections are opened by `connector`.
+fn client_over<C>(config: Config, connector: C) -> Result<Client, BoxError>
+where
+    C: Service<Uri, Response: Connection + Read + Write + Send + Unpin + 'static, Future: Send + 'static>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    C::Error: Error + Send + Sync + 'static,
+{
     let connector = config.rustls_https_connector_with_connector(connector)?;
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()

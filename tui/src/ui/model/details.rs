@@ -399,6 +399,7 @@ fn timing(event: &Event, utc_offset: i32) -> Vec<TextLine> {
     );
     pair("pod", event.pod.clone());
     pair("decision", if place.is_empty() { String::new() } else { format!("{place}, rule: {rule}") });
+    pair("pod", event.pod.clone());
     pair("connection", if event.connection > 0 { event.connection.to_string() } else { String::new() });
     if let Some(Detail::Request(request)) = &event.detail {
         pair("peer", request.peer.as_ref().map(text::address).unwrap_or_default());
