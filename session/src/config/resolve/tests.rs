@@ -129,3 +129,13 @@ fn env_files_are_read_as_shells_write_them() {
         [("A", "1"), ("B", "two words"), ("C", "x")].map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(lines, expected);
 }
+
+#[test]
+fn all_pods_are_those_of_a_cluster() {
+    let all = r#"{ "target": { "path": "deployment/api", "all_pods": true } }"#;
+    assert!(resolved(all).unwrap().all_pods);
+    assert!(!resolved(r#"{ "target": "deployment/api" }"#).unwrap().all_pods);
+    let flags = Flags { all_pods: true, target: Some("local/shop".parse().unwrap()), ..Flags::default() };
+    let local = resolve(serde_json::from_str("{}").unwrap(), &flags, Path::new("/"));
+    assert!(matches!(local, Err(ResolveError::AllPods)));
+}

@@ -118,14 +118,24 @@ impl ClusterAgent {
         self.job().ended().await
     }
 
-    /// See [`super::Agent::restart`]. The target's container may have been started again: the new one is looked up.
+    /// See [`super::Agent::restart`]. The target's container may have been started again: the new one is looked up. The kubelet tells
+    /// late that a container has ended, so an agent may be sent to one that is not there any more; then it is looked up once more.
     pub(in crate::host) async fn restart(mut self: Box<Self>) -> Result<(), Failure> {
-        self.delete().await;
-        self.spec.target = self.target_again().await?;
-        let number = self.jobs.fetch_add(1, Ordering::Relaxed);
-        let job = AgentJob::new(self.cluster.clone(), self.spec.clone(), number);
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = job;
-        self.start().await
+        let deadline = Instant::now() + TARGET_RETURN;
+        loop {
+            self.delete().await;
+            self.spec.target = self.target_again(deadline).await?;
+            let number = self.jobs.fetch_add(1, Ordering::Relaxed);
+            let job = AgentJob::new(self.cluster.clone(), self.spec.clone(), number);
+            *self.current.lock().unwrap_or_else(PoisonError::into_inner) = job;
+            match self.start().await {
+                Err(failure) if Instant::now() < deadline && !self.stopping.is_cancelled() => {
+                    tracing::info!(text = failure.text, "the next agent cannot be started yet");
+                    sleep(TARGET_POLL).await;
+                }
+                started => return started,
+            }
+        }
     }
 
     /// See [`super::Agent::stop`].
@@ -149,7 +159,7 @@ impl ClusterAgent {
     }
 
     /// Waits for the container of the same pod to run: its kubelet may be about to start it again.
-    async fn target_again(&self) -> Result<TargetPod, Failure> {
+    async fn target_again(&self, deadline: Instant) -> Result<TargetPod, Failure> {
         let TargetPod { name, uid, container, .. } = &self.spec.target;
         let target = Target::Cluster {
             kind: "pod".to_owned(),
@@ -157,7 +167,6 @@ impl ClusterAgent {
             container: Some(container.clone()),
         };
         let here = Cluster { namespace: self.spec.target.namespace.clone(), ..self.cluster.clone() };
-        let deadline = Instant::now() + TARGET_RETURN;
         loop {
             let found = cluster::resolve(&here, &target, Which::One).await;
             let error = match found.map(|pods| pods.into_iter().next()) {
