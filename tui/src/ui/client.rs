@@ -21,7 +21,7 @@ use mirrord_protocol::session::v1::{
 use mirrord_session::spec::SessionSpec;
 use tokio::{
     sync::{mpsc, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
@@ -165,12 +165,17 @@ impl Connection {
             Ok(reply) => reply.into_inner(),
             Err(status) => return broken(&status),
         };
+        let mut allowance = Allowance::new(Instant::now());
         loop {
             match stream.message().await {
                 Ok(Some(batch)) => {
                     self.last_seq.fetch_max(batch.last_seq, Ordering::Relaxed);
+                    let pause = allowance.take(batch.events.len(), Instant::now());
                     if !self.say(HostMsg::Events(batch)).await {
                         return End::NobodyListens;
+                    }
+                    if !pause.is_zero() {
+                        sleep(pause).await;
                     }
                 }
                 // The watch says how the session ended; this stream only goes quiet.
@@ -245,6 +250,29 @@ impl Connection {
     }
 }
 
+/// How many rows may be taken now: as many at once as are kept, then so many a second. More would leave the list before anybody has
+/// seen them, and cost a core; a reader that pauses makes the host leave rows out, which it counts.
+#[derive(Debug)]
+struct Allowance {
+    rows: f64,
+    at: Instant,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self { rows: limits::ROWS_AT_ONCE, at: now }
+    }
+
+    /// Takes rows and says how long to wait before more.
+    fn take(&mut self, rows: usize, now: Instant) -> Duration {
+        let earned = now.duration_since(self.at).as_secs_f64() * limits::ROWS_PER_SECOND;
+        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
+        self.rows = (self.rows + earned).min(limits::ROWS_AT_ONCE) - f64::from(rows);
+        self.at = now;
+        Duration::from_secs_f64((-self.rows / limits::ROWS_PER_SECOND).max(0.0))
+    }
+}
+
 fn has_terminal(info: &SessionInfo) -> bool {
     info.has_terminal && matches!(info.state(), State::Running | State::Draining | State::Ended)
 }
@@ -285,6 +313,24 @@ fn series(histogram: &Histogram) -> Series {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_storm_is_taken_at_a_bounded_rate() {
+        let begin = Instant::now();
+        let mut allowance = Allowance::new(begin);
+        assert_eq!(allowance.take(50_000, begin), Duration::ZERO, "what is kept comes at once");
+        // 100,000 rows a second, in batches of a thousand, by a reader that waits as it is told.
+        let (mut now, mut taken) = (begin, 0_u64);
+        while now < begin + Duration::from_secs(10) {
+            now += Duration::from_millis(10);
+            now += allowance.take(1_000, now);
+            taken += 1_000;
+        }
+        assert!((490_000..=510_000).contains(&taken), "{taken}");
+        // A second of rest earns a second of rows.
+        now += Duration::from_secs(1);
+        assert_eq!(allowance.take(49_000, now), Duration::ZERO);
+    }
 
     #[test]
     fn waits_double_up_to_a_limit() {
