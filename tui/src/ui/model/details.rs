@@ -397,7 +397,6 @@ fn timing(event: &Event, utc_offset: i32) -> Vec<TextLine> {
         "process",
         if event.pid > 0 { format!("{comm} pid {} tid {}", event.pid, event.tid) } else { String::new() },
     );
-    pair("pod", event.pod.clone());
     pair("decision", if place.is_empty() { String::new() } else { format!("{place}, rule: {rule}") });
     pair("pod", event.pod.clone());
     pair("connection", if event.connection > 0 { event.connection.to_string() } else { String::new() });
