@@ -22,6 +22,9 @@ pub const KEPT_ANSWERS: usize = 256;
 pub const KEPT_FOR: Duration = Duration::from_secs(5);
 /// A call that the host does not answer in this time fails with EIO. The host itself gives the agent 20 s.
 pub const HOST_ANSWER: Duration = Duration::from_secs(30);
+/// Patience for the host's answer to a call on a socket: longer than the host lets a connection attempt take, shorter than the library
+/// in the program waits.
+pub const SOCKET_ANSWER: Duration = Duration::from_secs(34);
 /// A socket that the holder of the session netns does not make in this time fails with ENETDOWN.
 pub const HOLDER_ANSWER: Duration = Duration::from_secs(5);
 /// How often deadlines are looked at while something is waited for.

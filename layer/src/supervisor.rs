@@ -322,7 +322,7 @@ impl Supervisor {
 
     fn is_waiting(&self) -> bool {
         !self.calls.is_empty()
-            || self.library.resolves()
+            || self.library.waits_for_host()
             || self.sockets.as_ref().is_some_and(Sockets::has_waiters)
     }
 
@@ -374,6 +374,7 @@ impl Supervisor {
             }
             Some(to_layer::Kind::UnixConnect(answer)) => self.unix_answer(message.id, &answer),
             Some(to_layer::Kind::Resolved(answer)) => self.resolved(message.id, &answer),
+            Some(to_layer::Kind::SocketCall(answer)) => self.socket_answer(message.id, answer),
             Some(to_layer::Kind::Signal(signal)) => self.signal(signal.signal, signal.whole_tree),
             // A message of a newer host: it does not know us well, but nothing waits for it.
             None => {}

@@ -5,6 +5,7 @@
 //! and the kernel forgets it when the agent joins the target's user namespace.)
 
 use std::{
+    ffi::OsString,
     fs::{File, OpenOptions, Permissions},
     io::{self, Read, Write},
     os::{
@@ -23,7 +24,8 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
     io::Errno,
-    process::{Pid, PidfdFlags, pidfd_open},
+    pipe::PipeFlags,
+    process::{Pid, PidfdFlags, Signal, pidfd_open},
 };
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -90,8 +92,44 @@ pub struct AgentProcess {
     pub endpoint: Endpoint,
     /// What every call must show.
     pub token: String,
-    /// The process; its standard input is the pipe that keeps it alive.
-    pub child: Child,
+    /// The process.
+    pub process: Running,
+}
+
+/// An agent's process; its standard input is the pipe that keeps it alive.
+#[derive(Debug)]
+pub enum Running {
+    /// A child of this process.
+    Child(Child),
+    /// Started for us by the node of the local pods, whose child it is.
+    OfNode {
+        /// As this machine sees it.
+        pid: u32,
+        /// Says when it has ended.
+        pidfd: OwnedFd,
+        /// The pipe.
+        stdin: Option<OwnedFd>,
+    },
+}
+
+impl Running {
+    /// The process as this machine sees it.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        match self {
+            Self::Child(child) => child.id(),
+            Self::OfNode { pid, .. } => *pid,
+        }
+    }
+
+    /// How it has ended, of a process that has.
+    pub(crate) fn end(&mut self) -> String {
+        let status = match self {
+            Self::Child(child) => child.try_wait().ok().flatten(),
+            Self::OfNode { .. } => None,
+        };
+        status.map_or_else(|| "it is not known how".to_owned(), |status| status.to_string())
+    }
 }
 
 /// Starts an agent beside the process `pid` of this machine. Its socket and its log lie in `dir`, which must be for us only.
@@ -100,12 +138,13 @@ pub struct AgentProcess {
 /// # Errors
 /// [`AgentProcessError`]; when the agent itself gave up, with its own words.
 pub fn start_local(pid: u32, dir: &Path) -> Result<AgentProcess, AgentProcessError> {
-    let socket = dir.join("agent.sock");
-    let log = dir.join("agent.log");
-    let token = token().map_err(AgentProcessError::Token)?;
+    let Place { socket, log, token } = Place::new(dir)?;
     let mut child = spawn(pid, dir, &socket, &log, &token)?;
-    match wait_until_ready(&mut child) {
-        Ok(true) => Ok(AgentProcess { endpoint: Endpoint::Unix(socket), token, child }),
+    let ready = child.stdout.take().map_or(Ok(false), |output| wait_until_ready(output.into()));
+    match ready {
+        Ok(true) => {
+            Ok(AgentProcess { endpoint: Endpoint::Unix(socket), token, process: Running::Child(child) })
+        }
         Ok(false) => {
             let status = child.wait().map_err(AgentProcessError::Spawn)?;
             Err(AgentProcessError::Ended { status, reason: last_words(&log) })
@@ -121,38 +160,85 @@ pub fn start_local(pid: u32, dir: &Path) -> Result<AgentProcess, AgentProcessErr
     }
 }
 
+/// What an agent of ours is reached by.
+struct Place {
+    socket: PathBuf,
+    log: PathBuf,
+    token: String,
+}
+
+impl Place {
+    fn new(dir: &Path) -> Result<Self, AgentProcessError> {
+        let token = token().map_err(AgentProcessError::Token)?;
+        Ok(Self { socket: dir.join("agent.sock"), log: dir.join("agent.log"), token })
+    }
+}
+
+/// As [`start_local`], by the node of the local pods: for a place where namespaces cannot be joined, while the node, which lives
+/// outside of it, can. `ask` passes arguments and standard descriptors to the node and returns the agent's process.
+///
+/// # Errors
+/// [`AgentProcessError`].
+pub(crate) fn start_by_node(
+    pid: u32,
+    dir: &Path,
+    ask: impl FnOnce(&[OsString], [OwnedFd; 3]) -> io::Result<u32>,
+) -> Result<AgentProcess, AgentProcessError> {
+    let Place { socket, log, token } = Place::new(dir)?;
+    let stderr = open_log(&log)?;
+    let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(|e| AgentProcessError::Spawn(e.into()));
+    let ((their_input, input), (output, their_output)) = (pipe()?, pipe()?);
+    let standard = [their_input, their_output, stderr.into()];
+    let pid = ask(&arguments(pid, &socket, &token), standard).map_err(AgentProcessError::Spawn)?;
+    let ready = open_process(pid).and_then(|pidfd| Ok((pidfd, wait_until_ready(output)?)));
+    match ready.map_err(AgentProcessError::Spawn)? {
+        (pidfd, true) => {
+            let process = Running::OfNode { pid, pidfd, stdin: Some(input) };
+            Ok(AgentProcess { endpoint: Endpoint::Unix(socket), token, process })
+        }
+        (_, false) => Err(AgentProcessError::Spawn(io::Error::other(last_words(&log)))),
+    }
+}
+
+/// Starts an agent in the node, for one of its clients.
+pub(crate) fn spawn_for_client(arguments: &[OsString], standard: [OwnedFd; 3]) -> io::Result<Child> {
+    let memory = in_memory()?;
+    let [stdin, stdout, stderr] = standard.map(Stdio::from);
+    let path = format!("/proc/self/fd/{}", memory.as_raw_fd());
+    command(Path::new(&path), arguments).stdin(stdin).stdout(stdout).stderr(stderr).spawn()
+}
+
 impl AgentProcess {
     /// Ends the agent and waits for it, at most [`AGENT_STOP`]; after that it is killed, and its rules go with its sockets.
     ///
     /// # Errors
     /// When the child cannot be waited for.
-    pub fn stop(mut self) -> io::Result<ExitStatus> {
-        drop(self.child.stdin.take());
-        if !wait_until_ended(&self.child, AGENT_STOP)? {
-            kill(&mut self.child);
+    pub fn stop(self) -> io::Result<()> {
+        match self.process {
+            Running::Child(mut child) => {
+                drop(child.stdin.take());
+                if !wait_until_ended(&open_process(child.id())?, AGENT_STOP)? {
+                    kill(&mut child);
+                }
+                let status = child.wait()?;
+                tracing::info!(%status, "the agent has ended");
+            }
+            Running::OfNode { pidfd, stdin, .. } => {
+                drop(stdin);
+                if !wait_until_ended(&pidfd, AGENT_STOP)? {
+                    rustix::process::pidfd_send_signal(&pidfd, Signal::KILL)?;
+                }
+            }
         }
-        self.child.wait()
+        Ok(())
     }
 }
 
 fn spawn(pid: u32, dir: &Path, socket: &Path, log: &Path, token: &str) -> Result<Child, AgentProcessError> {
-    let log_failed = |source| AgentProcessError::Log { path: log.to_owned(), source };
-    let stderr = OpenOptions::new().create(true).append(true).mode(0o600).open(log).map_err(log_failed)?;
-    let client = format!("{} since {}", agent_job::owner_of_this_process(), agent_job::now());
+    let stderr = open_log(log)?;
+    let arguments = arguments(pid, socket, token);
     let start = |executable: &Path| {
-        let mut listen = std::ffi::OsString::from("unix:");
-        listen.push(socket);
-        Command::new(executable)
-            .arg0("mirrord-agent")
-            .arg("--listen")
-            .arg(listen)
-            .args(["--target-pid", &pid.to_string()])
-            .args(["--token-sha256", &format!("{:x}", Sha256::digest(token))])
-            .args(["--client", &client])
-            .args(["--idle-timeout", &AGENT_IDLE.as_secs().to_string(), "--end-with-stdin"])
-            .env_clear()
-            .envs(std::env::var_os("MIRRORD_AGENT_LOG").map(|level| ("MIRRORD_AGENT_LOG", level)))
-            .current_dir("/")
+        command(executable, &arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(stderr.try_clone()?)
@@ -175,6 +261,48 @@ fn spawn(pid: u32, dir: &Path, socket: &Path, log: &Path, token: &str) -> Result
             child
         }
     }
+}
+
+fn open_log(path: &Path) -> Result<File, AgentProcessError> {
+    let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    opened.map_err(|source| AgentProcessError::Log { path: path.to_owned(), source })
+}
+
+/// What an agent is told.
+fn arguments(pid: u32, socket: &Path, token: &str) -> Vec<OsString> {
+    let mut listen = OsString::from("unix:");
+    listen.push(socket);
+    let hash = format!("{:x}", Sha256::digest(token));
+    let idle = AGENT_IDLE.as_secs().to_string();
+    let client = format!("{} since {}", agent_job::owner_of_this_process(), agent_job::now());
+    let words = [
+        "--client",
+        &client,
+        "--target-pid",
+        &pid.to_string(),
+        "--token-sha256",
+        &hash,
+        "--idle-timeout",
+        &idle,
+        "--end-with-stdin",
+    ];
+    [OsString::from("--listen"), listen].into_iter().chain(words.map(OsString::from)).collect()
+}
+
+fn command(executable: &Path, arguments: &[OsString]) -> Command {
+    let mut command = Command::new(executable);
+    command
+        .arg0("mirrord-agent")
+        .args(arguments)
+        .env_clear()
+        .envs(std::env::var_os("MIRRORD_AGENT_LOG").map(|level| ("MIRRORD_AGENT_LOG", level)))
+        .current_dir("/");
+    command
+}
+
+fn open_process(pid: u32) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// The executable in a file without a name.
@@ -205,8 +333,8 @@ pub(crate) fn token() -> io::Result<String> {
 }
 
 /// False: the agent has closed its output without the word, so it has ended or is about to.
-fn wait_until_ready(child: &mut Child) -> io::Result<bool> {
-    let Some(mut output) = child.stdout.take() else { return Ok(false) };
+fn wait_until_ready(output: OwnedFd) -> io::Result<bool> {
+    let mut output = File::from(output);
     let deadline = Instant::now() + STEP_TIMEOUT;
     let mut said = Vec::new();
     while !said.ends_with(READY) {
@@ -223,9 +351,8 @@ fn wait_until_ready(child: &mut Child) -> io::Result<bool> {
 }
 
 /// False: it still runs after `limit`.
-fn wait_until_ended(child: &Child, limit: Duration) -> io::Result<bool> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-    readable(pidfd_open(pid, PidfdFlags::empty())?.as_fd(), Instant::now() + limit)
+fn wait_until_ended(pidfd: &OwnedFd, limit: Duration) -> io::Result<bool> {
+    readable(pidfd.as_fd(), Instant::now() + limit)
 }
 
 /// Waits with poll(2); false when the deadline passed.
@@ -296,11 +423,11 @@ mod tests {
         assert_eq!(link.hello().pid, victim.0.id());
         let env = link.env().await.unwrap();
         assert!(env.iter().any(|entry| &*entry.name == b"VICTIM" && &*entry.value == b"yes"));
-        assert!(agent.child.try_wait().unwrap().is_none());
+        let Running::Child(child) = &mut agent.process else { panic!("it is our child") };
+        assert!(child.try_wait().unwrap().is_none());
         link.close().await;
         drop(link);
-        let status = agent.stop().unwrap();
-        assert!(status.success(), "{status}");
+        agent.stop().unwrap();
     }
 
     #[test]

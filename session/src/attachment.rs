@@ -41,6 +41,8 @@ pub enum Attachment {
     Libc {
         /// Programs that cannot load it are put under a filter, as system calls can be trapped here.
         filters: bool,
+        /// Their sockets come from a session netns; false: addresses are rewritten.
+        netns: bool,
     },
 }
 
@@ -64,6 +66,26 @@ impl Plan {
             Attachment::Libc { .. } => "libc",
         }
     }
+
+    /// The same where no session netns can be made: system calls that are trapped would have no sockets to hand out.
+    #[must_use]
+    pub fn without_netns(self, why: &str) -> Self {
+        let filters = match self.attachment {
+            Attachment::Syscall => true,
+            Attachment::Libc { filters, .. } => filters,
+        };
+        let reason = match self.attachment {
+            Attachment::Syscall => String::new(),
+            Attachment::Libc { .. } => format!("{}; ", self.reason),
+        };
+        Self {
+            attachment: Attachment::Libc { filters, netns: false },
+            reason: format!(
+                "{reason}no network namespace can be made here ({why}): the addresses of dynamically linked programs are rewritten"
+            ),
+            fallback: true,
+        }
+    }
 }
 
 /// Decides by what this machine allows for one process with another; forks, and takes some milliseconds.
@@ -79,7 +101,7 @@ pub fn plan(choice: Choice) -> Plan {
 /// `refused`: why system calls cannot be trapped; empty when they can.
 fn decide(choice: Choice, refused: &str) -> Plan {
     let filters = refused.is_empty();
-    let libc = Attachment::Libc { filters };
+    let libc = Attachment::Libc { filters, netns: true };
     let (attachment, reason) = match (choice, filters) {
         (Choice::Auto, true) => (
             Attachment::Syscall,
@@ -108,7 +130,7 @@ mod tests {
         let plan = decide(Choice::Auto, "");
         assert_eq!((plan.attachment, plan.name()), (Attachment::Syscall, "syscall"));
         let plan = decide(Choice::Auto, "seccomp-listener: refused");
-        assert_eq!(plan.attachment, Attachment::Libc { filters: false });
+        assert_eq!(plan.attachment, Attachment::Libc { filters: false, netns: true });
         assert!(plan.fallback);
         assert!(plan.reason.contains("seccomp-listener: refused"), "{}", plan.reason);
     }
@@ -116,8 +138,18 @@ mod tests {
     #[test]
     fn what_was_asked_for_holds() {
         assert_eq!(decide(Choice::Syscall, "x: y").attachment, Attachment::Syscall);
-        assert_eq!(decide(Choice::Libc, "").attachment, Attachment::Libc { filters: true });
-        assert_eq!(decide(Choice::Libc, "x: y").attachment, Attachment::Libc { filters: false });
+        assert_eq!(decide(Choice::Libc, "").attachment, Attachment::Libc { filters: true, netns: true });
+        assert_eq!(decide(Choice::Libc, "x: y").attachment, Attachment::Libc { filters: false, netns: true });
+    }
+
+    #[test]
+    fn without_a_netns_addresses_are_rewritten() {
+        let plan = decide(Choice::Auto, "").without_netns("EPERM");
+        assert_eq!(plan.attachment, Attachment::Libc { filters: true, netns: false });
+        assert!(plan.fallback && plan.reason.contains("EPERM"), "{}", plan.reason);
+        let plan = decide(Choice::Auto, "seccomp-listener: refused").without_netns("EPERM");
+        assert_eq!(plan.attachment, Attachment::Libc { filters: false, netns: false });
+        assert!(plan.reason.contains("refused") && plan.reason.contains("EPERM"), "{}", plan.reason);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! stat, access, readlink, statfs   one request to the agent
 //! open of a file                   small: a sealed memfd · large: FUSE, or a copy in an unlinked temporary file
-//! open of a directory              a read-only tmpfs of its own with the target's names and types
+//! open of a directory              a read-only tmpfs of its own with the target's names and types (where nothing can be mounted: a folder)
 //! writing                          never: EROFS when the target has the path, else the local side
 //! ```
 //!
@@ -16,6 +16,7 @@ mod fuse;
 mod helper;
 mod name_service;
 mod report;
+mod scratch;
 mod spool;
 
 use std::{future::Future, os::fd::OwnedFd, path::PathBuf, pin::Pin, sync::Arc, time::Instant};
@@ -28,7 +29,7 @@ use mirrord_protocol::{
     layer::v1::{FileAnswer, FileCall, FileReport, file_call::Want},
 };
 
-use self::{copies::Copies, fuse::FileServer, helper::Helper};
+use self::{copies::Copies, fuse::FileServer, helper::Helper, scratch::Scratch};
 use crate::{
     agent_link::{AgentLink, LinkError},
     events::Events,
@@ -57,6 +58,8 @@ pub struct FileOptions {
     pub dns_remote: bool,
     /// The program to start as mount helper; `None`: no directories and no FUSE.
     pub helper: Option<PathBuf>,
+    /// A folder for us only, where directories are made when the helper cannot make any.
+    pub scratch: Option<PathBuf>,
 }
 
 /// The session's files. Clones share them.
@@ -71,6 +74,7 @@ struct Inner {
     options: FileOptions,
     copies: Copies,
     helper: Helper,
+    scratch: Scratch,
     server: tokio::sync::OnceCell<Option<FileServer>>,
 }
 
@@ -111,8 +115,9 @@ impl Files {
     #[must_use]
     pub fn new(remote: Arc<dyn RemoteFiles>, events: Events, options: FileOptions) -> Self {
         let helper = Helper::new(options.helper.clone());
-        let server = tokio::sync::OnceCell::new();
-        Self { inner: Arc::new(Inner { remote, events, options, copies: Copies::default(), helper, server }) }
+        let scratch = Scratch::new(options.scratch.clone());
+        let (copies, server) = (Copies::default(), tokio::sync::OnceCell::new());
+        Self { inner: Arc::new(Inner { remote, events, options, copies, helper, scratch, server }) }
     }
 
     /// Performs one path call and emits its event.

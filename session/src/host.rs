@@ -14,6 +14,7 @@ mod desk;
 mod driver;
 #[cfg(test)]
 pub(crate) mod fake;
+mod holder;
 mod live;
 mod orphans;
 mod process;

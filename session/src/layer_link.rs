@@ -28,8 +28,8 @@ use mirrord_layer::{
     supervisor::{HOLDER_DESCRIPTOR, HOST_DESCRIPTOR},
 };
 use mirrord_protocol::layer::v1::{
-    FileCall, FromLayer, Launch, Resolve, Resolved, SignalTree, Started, ToLayer, UnixAnswer, file_call,
-    from_layer, to_layer,
+    FileCall, FromLayer, Launch, Resolve, Resolved, SignalTree, SocketAnswer, Started, ToLayer, UnixAnswer,
+    file_call, from_layer, to_layer,
 };
 use thiserror::Error;
 use tokio::{
@@ -57,8 +57,8 @@ pub struct LayerLink {
 pub struct LayerTask {
     shared: Arc<Shared>,
     files: Files,
-    /// Who looks names up; `None`: they stay local.
-    names: Option<NetworkHandle>,
+    /// Who looks names up and does what programs ask about their sockets; `None`: both stay local.
+    network: Option<NetworkHandle>,
     owners: SocketOwners,
     /// supervisor --everything but path calls--> driver
     messages_tx: mpsc::Sender<FromLayer>,
@@ -143,7 +143,7 @@ impl LayerLink {
         Ok((
             Self { shared: Arc::clone(&shared) },
             messages_rx,
-            LayerTask { shared, files, names: None, owners, messages_tx },
+            LayerTask { shared, files, network: None, owners, messages_tx },
         ))
     }
 
@@ -184,10 +184,10 @@ impl LayerLink {
 }
 
 impl LayerTask {
-    /// Lets the network look up the names that the library asks for.
+    /// Lets the network answer what the library asks for: names, and addresses of sockets.
     #[must_use]
-    pub fn with_names(self, names: NetworkHandle) -> Self {
-        Self { names: Some(names), ..self }
+    pub fn with_network(self, network: NetworkHandle) -> Self {
+        Self { network: Some(network), ..self }
     }
 
     /// Reads and answers until the supervisor ends. Path calls that are still in flight then are dropped.
@@ -203,8 +203,8 @@ impl LayerTask {
                     result => Ok(result),
                 }
             });
-            let message = match received.await {
-                Ok(Ok((message, _))) => message,
+            let (message, descriptors) = match received.await {
+                Ok(Ok(received)) => received,
                 Ok(Err(LinkError::Closed)) => return LayerEnd::Closed,
                 Ok(Err(error)) => return LayerEnd::Failed(LayerError::Link(error)),
                 Err(error) => return LayerEnd::Failed(LayerError::Link(LinkError::Socket(error))),
@@ -229,10 +229,25 @@ impl LayerTask {
                         calls.join_next().await;
                     }
                     let (shared, files, names) =
-                        (Arc::clone(&self.shared), self.files.clone(), self.names.clone());
+                        (Arc::clone(&self.shared), self.files.clone(), self.network.clone());
                     calls.spawn(async move {
                         let answer = resolve(&files, names, question).await;
                         let answer = self::message(message.id, to_layer::Kind::Resolved(answer));
+                        shared.send(&answer, &[]).await.ok();
+                    });
+                }
+                Some(from_layer::Kind::SocketCall(call)) => {
+                    if calls.len() >= LAYER_CALLS {
+                        calls.join_next().await;
+                    }
+                    let (shared, network) = (Arc::clone(&self.shared), self.network.clone());
+                    calls.spawn(async move {
+                        let socket = descriptors.into_iter().next();
+                        let answer = match network {
+                            Some(network) => network.socket_call(call, socket).await,
+                            None => SocketAnswer { go_on: true, ..SocketAnswer::default() },
+                        };
+                        let answer = self::message(message.id, to_layer::Kind::SocketCall(answer));
                         shared.send(&answer, &[]).await.ok();
                     });
                 }

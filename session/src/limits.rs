@@ -336,3 +336,9 @@ pub const ORPHANS_LOOK: Duration = Duration::from_millis(5);
 pub const HOSTS_FILE: u64 = 256 << 10;
 /// Names of a search list that are tried for one name, as in libc (MAXDNSRCH of resolv.h).
 pub const SEARCHED: usize = 6;
+/// Sockets of programs whose addresses are remembered where there is no session netns; the oldest is forgotten first.
+pub const REWRITTEN_SOCKETS: usize = 16_384;
+/// For a handshake on this machine's loopback, which takes microseconds.
+pub const PAIR: Duration = Duration::from_secs(5);
+/// Folders that stand in for directories of the target where no file system can be made; an older one is taken for read to its end.
+pub const KEPT_FOLDERS: usize = 256;

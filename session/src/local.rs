@@ -33,13 +33,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::{
+    client::start_agent, enter::run as run_enter, init::run as run_init, node::run as run_node,
+    pod::run as run_pod,
+};
 pub use self::{
     client::{Dialer, exec_command, find, list, log_path, node_exec_command, start, stop, stop_all},
     error::LocalError,
     spec::{PodFile, Publish, SpecError, StartSpec},
-};
-pub(crate) use self::{
-    enter::run as run_enter, init::run as run_init, node::run as run_node, pod::run as run_pod,
 };
 
 /// One local pod.

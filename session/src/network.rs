@@ -16,6 +16,7 @@ mod connection_log;
 mod delivery;
 pub mod dns_message;
 mod incoming;
+mod inside;
 mod lookup;
 mod mirror;
 mod names;
@@ -28,6 +29,7 @@ mod prepared;
 mod publish;
 mod relay;
 mod resolver;
+mod rewrite;
 mod session_netns;
 mod shared;
 mod source;
@@ -39,19 +41,25 @@ mod verdicts;
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     sync::{Arc, atomic::AtomicU64},
 };
 
-use mirrord_netns::holder::Holder;
-use mirrord_protocol::session::v1 as wire;
+use mirrord_netns::{holder::Holder, sock_diag::DestroyEvents};
+use mirrord_protocol::{
+    layer::v1::{SocketAnswer, SocketCall},
+    session::v1 as wire,
+};
 use thiserror::Error;
 use tokio::{
+    io::unix::AsyncFd,
     net::TcpStream,
     sync::{mpsc, oneshot, watch},
     time::{interval, timeout},
 };
 
 use self::{
+    inside::Inside,
     names::Names,
     nameservers::Nameservers,
     ports::{
@@ -60,6 +68,7 @@ use self::{
     },
     prepared::Prepared,
     publish::Publisher,
+    rewrite::{Calls, Rewrite},
     session_netns::{Intake, SessionNetns},
     shared::{Shared, SharedRef, Tasks},
     udp::UdpRelays,
@@ -91,8 +100,8 @@ pub struct NetworkSpec {
     pub serves: Serves,
     /// Where operations are written down.
     pub events: Events,
-    /// Makes the sockets of the session netns.
-    pub holder: Holder,
+    /// Makes the sockets of the session netns; `None`: there is none, and the programs' addresses are rewritten.
+    pub holder: Option<Holder>,
     /// First packets are held until the target has answered, where the kernel can; false: never.
     pub hold: bool,
     /// Makes the readers beside the relays.
@@ -171,7 +180,19 @@ impl Network {
             Serves::Agent(pod) => Some(pod),
             Serves::Joined => None,
         };
-        let (netns, intake) = SessionNetns::set_up(spec.holder, addresses, spec.hold)?;
+        let (netns, intake) = match spec.holder {
+            Some(holder) => {
+                let (netns, intake) = SessionNetns::set_up(holder, addresses, spec.hold)?;
+                (Inside::Netns(Box::new(netns)), Some(intake))
+            }
+            None => {
+                let rewrite = Rewrite::new(addresses).map_err(|error| NetworkError::SetUp {
+                    step: "make the diagnosis socket",
+                    source: error.into(),
+                })?;
+                (Inside::Host(Box::new(rewrite)), None)
+            }
+        };
         let shared = Arc::new(Shared {
             netns,
             agent: spec.agent,
@@ -201,22 +222,36 @@ impl Network {
     }
 }
 
-fn start_tasks(
-    shared: SharedRef,
-    Intake { relays, questions, destroyed }: Intake,
-    own: Option<PodName>,
-) -> NetworkHandle {
+fn start_tasks(shared: SharedRef, intake: Option<Intake>, own: Option<PodName>) -> NetworkHandle {
     let (requests_tx, requests_rx) = mpsc::channel(PORT_REQUESTS);
     let (ports_tx, ports) = watch::channel(Vec::new());
     let (listeners_tx, listeners) = watch::channel(Vec::new());
     let requests: Requests = Arc::new(requests_tx);
 
+    let udp = UdpRelays::new(shared.clone());
+    let destroyed = intake.map(|intake| take_in(&shared, udp.clone(), intake));
+    let tasks = &shared.tasks;
+
+    let publisher = Publisher::new(shared.clone(), listeners_tx);
+    let (ending_tx, ending) = watch::channel(None);
+    let inputs = Inputs { requests: requests.clone(), requests_rx, destroyed, ports_tx, ending_tx };
+    tasks.intake(Driver::new(shared.clone(), publisher, inputs).run(own));
+    let calls = Calls::new(shared.clone(), udp, requests.clone());
+    NetworkHandle { shared, ports, listeners, ending, requests, calls }
+}
+
+/// Starts what decides about the packets of the session netns; the sockets that are gone are for the ports' driver.
+fn take_in(
+    shared: &SharedRef,
+    udp: UdpRelays,
+    Intake { relays, questions, destroyed }: Intake,
+) -> AsyncFd<DestroyEvents> {
     let prepared = Arc::new(Prepared::default());
-    let verdicts = Verdicts::new(shared.clone(), prepared.clone(), UdpRelays::new(shared.clone()));
+    let verdicts = Verdicts::new(shared.clone(), prepared.clone(), udp);
     let tasks = &shared.tasks;
     tasks.intake(verdicts.clone().run());
     if let Some(questions) = questions {
-        unheld::explain(&shared);
+        unheld::explain(shared);
         for socket in questions {
             tasks.intake(unheld::questions(shared.clone(), socket));
         }
@@ -232,12 +267,7 @@ fn start_tasks(
             verdicts.sweep();
         }
     });
-
-    let publisher = Publisher::new(shared.clone(), listeners_tx);
-    let (ending_tx, ending) = watch::channel(None);
-    let inputs = Inputs { requests: requests.clone(), requests_rx, destroyed, ports_tx, ending_tx };
-    tasks.intake(Driver::new(shared.clone(), publisher, inputs).run(own));
-    NetworkHandle { shared, ports, listeners, ending, requests }
+    destroyed
 }
 
 /// Handle on the data path; clones share it.
@@ -248,6 +278,7 @@ pub struct NetworkHandle {
     listeners: watch::Receiver<Vec<wire::Listener>>,
     ending: watch::Receiver<Option<AgentEnding>>,
     requests: Requests,
+    calls: Calls,
 }
 
 /// What the agent says of its own end before it comes.
@@ -334,6 +365,11 @@ impl NetworkHandle {
     /// As getaddrinfo(3) returns them.
     pub async fn lookup(&self, hosts: &str, name: &[u8], family: u32) -> Result<Vec<IpAddr>, i32> {
         lookup::lookup(&self.shared, hosts, name, family).await
+    }
+
+    /// Does or translates a call on a socket of this machine's network, where there is no session netns.
+    pub async fn socket_call(&self, call: SocketCall, socket: Option<OwnedFd>) -> SocketAnswer {
+        self.calls.call(call, socket).await
     }
 
     /// Connects to the local process inside the session netns as if `client` did, for replays.

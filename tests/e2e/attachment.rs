@@ -71,6 +71,39 @@ fn where_filters_cannot_have_listeners_the_library_is_used() {
     });
 }
 
+/// As in a container with Docker's default profile, where the whole tool runs.
+#[test]
+fn where_no_namespace_can_be_made_addresses_are_rewritten() {
+    for_every_user(|user| {
+        let test = "where_no_namespace_can_be_made_addresses_are_rewritten";
+        let Some(place) = victim_or_skip("behaviour-dynamic", test) else { return };
+        let Some(outside) = victim_or_skip("behaviour-static", test) else { return };
+        let world = World::new(user).restricted(&place);
+        let target = target(&world);
+        let script = format!(
+            "cat {FILE}; {outside} fopen {FILE}; {outside} fopen {FILE}; {place} connect-blocking $1 $2"
+        );
+        let server = world.pod("server", &[], &[&place, "echo-server", "8001"]);
+        server.wait_listening(8001);
+        let command = ["sh", "-c", &script, "sh", &server.ip, "8001"];
+        let (finished, events) = world.exec_to_end(&["-t", &target.target()], &command);
+        let local = format!("ok {}:", target.ip);
+        assert!(finished.out().starts_with("soup\nerror ENOENT"), "{finished}");
+        assert!(finished.out().lines().last().is_some_and(|line| line.starts_with(&local)), "{finished}");
+        let told = |text: &str| {
+            let warnings = events.iter().filter(|event| event["kind"] == "warning");
+            warnings.filter(|event| event["subject"].as_str().is_some_and(|said| said.contains(text))).count()
+        };
+        assert_eq!(told("behaviour-static is statically linked: not in the session"), 1, "{events:?}");
+        assert_eq!(told("no network namespace can be made here"), 1, "the session says why: {events:?}");
+        let opened = events.iter().find(|event| event["connection"]["port"] == 8001).expect("an event of it");
+        assert_eq!(opened["comm"], "behaviour-dynam", "it names the process: {opened}");
+        let session = world.exec(&["-t", &target.target()], &["sleep", "600"]);
+        assert_eq!(session.info()["attachment"], "libc", "{}", session.info());
+        session.stop();
+    });
+}
+
 /// Programs that cannot load the library are in the session all the same where system calls can be trapped.
 #[test]
 fn static_programs_go_under_a_filter() {

@@ -23,12 +23,16 @@ struct Place<'world> {
 
 fn in_a_place(test: impl Fn(&Place<'_>)) {
     for_every_user(|user| {
-        for (linking, layer) in
-            [("behaviour-static", "auto"), ("behaviour-dynamic", "auto"), ("behaviour-dynamic", "libc")]
-        {
+        for (linking, layer, restricted) in [
+            ("behaviour-static", "auto", false),
+            ("behaviour-dynamic", "auto", false),
+            ("behaviour-dynamic", "libc", false),
+            ("behaviour-dynamic", "auto", true),
+        ] {
             let Some(behaviour) = victim_or_skip(linking, "behaviour") else { continue };
-            println!("{linking}, layer {layer}");
+            println!("{linking}, layer {layer}, without namespaces: {restricted}");
             let world = World::new(user).with_layer(layer);
+            let world = if restricted { world.restricted(&behaviour) } else { world };
             let servers = ECHO.map(|port| format!("{behaviour} echo-server {port}")).join(" & ");
             let place = Place {
                 target: world.pod("target", &[], &["sleep", "600"]),

@@ -1,7 +1,7 @@
 //! The same four checks for a program in every language: requests arrive, mirrored and then stolen, with the client's true
 //! address; a name that only the pod knows is found; connections fail as they do in the pod; the pod's files are there.
 
-use mirrord_tests::{Pod, User, World, for_every_user, request, victim_or_skip};
+use mirrord_tests::{Pod, User, World, for_every_user, request, skip, victim_or_skip};
 
 /// Port of the target, in the pod and in the victim.
 const PORT: u16 = 8000;
@@ -10,10 +10,10 @@ const FILE: &str = "/shop/menu.txt";
 const MENU: &str = "soup\nbread\ncheese\n";
 
 macro_rules! languages {
-    ($($test:ident $victim:literal $quirks:expr;)+) => {$(
+    ($($test:ident $victim:literal $quirks:ident $loads:ident;)+) => {$(
         #[test]
         fn $test() {
-            for_every_user(|user| four_checks($victim, $quirks, user, "auto"));
+            for_every_user(|user| four_checks($victim, Quirks::$quirks, World::new(user)));
         }
     )+
 
@@ -23,11 +23,35 @@ macro_rules! languages {
             $(
                 #[test]
                 fn $test() {
-                    four_checks($victim, $quirks, User::Ordinary, "libc");
+                    four_checks($victim, Quirks::$quirks, World::new(User::Ordinary).with_layer("libc"));
+                }
+            )+
+        }
+
+        /// The same as in a container with Docker's default profile: the tool finds by itself that addresses must be rewritten. What
+        /// cannot load the library is not in the session there.
+        mod without_namespaces {
+            use super::*;
+            $(
+                #[test]
+                fn $test() {
+                    let test = concat!("languages without namespaces ", $victim);
+                    if Loads::$loads == Loads::No {
+                        return skip(test, "it cannot load the library");
+                    }
+                    let Some(place) = victim_or_skip("behaviour-dynamic", test) else { return };
+                    four_checks($victim, Quirks::$quirks, World::new(User::Ordinary).restricted(&place));
                 }
             )+
         }
     };
+}
+
+/// Whether a victim can load the library: it is dynamically linked and makes its calls through libc.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loads {
+    Yes,
+    No,
 }
 
 /// What a victim cannot do; `tests/victims/README.md` says why.
@@ -39,21 +63,21 @@ enum Quirks {
 }
 
 languages! {
-    static_c "c-static" Quirks::None;
-    dynamic_c "c-dynamic" Quirks::None;
-    musl_c "c-musl" Quirks::None;
-    static_go "go-static" Quirks::None;
-    dynamic_go_with_cgo "go-cgo" Quirks::None;
-    rust_std "rust-std" Quirks::None;
-    rust_tokio "rust-tokio" Quirks::None;
-    python_with_threads "python-threads" Quirks::None;
-    python_with_asyncio "python-asyncio" Quirks::None;
-    node "node" Quirks::None;
-    java "java" Quirks::None;
-    ruby "ruby" Quirks::None;
-    perl "perl" Quirks::None;
-    bash_and_curl "bash-curl" Quirks::None;
-    static_busybox "busybox-static" Quirks::Bare;
+    static_c "c-static" None No;
+    dynamic_c "c-dynamic" None Yes;
+    musl_c "c-musl" None No;
+    static_go "go-static" None No;
+    dynamic_go_with_cgo "go-cgo" None No;
+    rust_std "rust-std" None Yes;
+    rust_tokio "rust-tokio" None Yes;
+    python_with_threads "python-threads" None Yes;
+    python_with_asyncio "python-asyncio" None Yes;
+    node "node" None Yes;
+    java "java" None Yes;
+    ruby "ruby" None Yes;
+    perl "perl" None Yes;
+    bash_and_curl "bash-curl" None Yes;
+    static_busybox "busybox-static" Bare No;
 }
 
 /// The pods of one run: the target, a client of it, and a service that the target asks by name.
@@ -67,13 +91,12 @@ struct Shop<'world> {
     quirks: Quirks,
 }
 
-fn four_checks(name: &str, quirks: Quirks, user: User, layer: &'static str) {
+fn four_checks(name: &str, quirks: Quirks, world: World) {
     // Who serves in the pod must be told from the victim by its name.
     let server = if name == "c-musl" { "c-static" } else { "c-musl" };
     let test = format!("languages {name}");
     let Some(victim) = victim_or_skip(name, &test) else { return };
     let Some(server_path) = victim_or_skip(server, &test) else { return };
-    let world = World::new(user).with_layer(layer);
     let port = PORT.to_string();
     let tool = world.install(env!("CARGO_BIN_EXE_e2e-tool"));
     let shop = Shop {

@@ -73,7 +73,7 @@ impl<'world> Session<'world> {
     pub(crate) fn start(world: &'world World, options: &[&str], command: &[&str]) -> Self {
         let events = new_events_file(world);
         let mut child = world
-            .command(exec_args(world, &events, options, command))
+            .session_command(exec_args(world, &events, options, command))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -256,7 +256,7 @@ pub(crate) fn run(
     wrap: impl FnOnce(Command) -> Command,
 ) -> (Finished, Vec<Value>) {
     let events = new_events_file(world);
-    let finished = finish(&mut wrap(world.command(exec_args(world, &events, options, command))));
+    let finished = finish(&mut wrap(world.session_command(exec_args(world, &events, options, command))));
     let events = EventLog::new(&events).update().values().cloned().collect();
     (finished, events)
 }

@@ -34,6 +34,8 @@ pub struct World {
     before: Snapshot,
     /// `--layer` of all sessions.
     layer: &'static str,
+    /// The victim that begins all sessions in a place without namespaces.
+    restricted: Option<String>,
 }
 
 impl World {
@@ -54,7 +56,7 @@ impl World {
             }
         }
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("open the folder");
-        Self { folder, user, before, layer: "auto" }
+        Self { folder, user, before, layer: "auto", restricted: None }
     }
 
     /// The same with `--layer` for all sessions.
@@ -62,6 +64,22 @@ impl World {
     pub fn with_layer(mut self, layer: &'static str) -> Self {
         self.layer = layer;
         self
+    }
+
+    /// The same where sessions run as in a container with Docker's default profile: the tool and all that it starts may neither make
+    /// nor join namespaces, nor mount, nor listen to a filter. `place` is the victim `behaviour`. Pods are outside.
+    #[must_use]
+    pub fn restricted(mut self, place: &str) -> Self {
+        self.restricted = Some(place.to_owned());
+        self
+    }
+
+    /// The program with arguments, where sessions run.
+    pub(crate) fn session_command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+        let Some(place) = &self.restricted else { return self.command(args) };
+        let mut command = self.other(place);
+        command.arg("no-namespaces").arg(program()).args(args);
+        command
     }
 
     /// `--layer` of all sessions.

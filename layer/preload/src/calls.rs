@@ -3,9 +3,10 @@
 use core::ffi::{c_char, c_int, c_long};
 
 use crate::{
+    addresses,
     ask::{self, Question},
     start, sys,
-    wire::{PAYLOAD_BYTES, answer, ask as kinds, wants},
+    wire::{PAYLOAD_BYTES, answer, ask as kinds, socket, wants},
 };
 
 /// How a call ends.
@@ -68,7 +69,9 @@ pub(crate) fn trapped(number: c_long, a: [usize; 6]) -> Outcome<i64> {
         libc::SYS_listen if start::wants(wants::NETWORK) => {
             told(&Question { descriptor: Some(int(a0)), ..question(number, a) }, false)
         }
-        libc::SYS_connect if start::wants(wants::UNIX) => unix_connect(a),
+        libc::SYS_connect => connect(a),
+        libc::SYS_bind if start::wants(wants::ADDRESSES) => addresses::asked(socket::BIND, a),
+        libc::SYS_listen if start::wants(wants::ADDRESSES) => addresses::listening(int(a0), int(a1)),
         libc::SYS_uname if start::wants(wants::HOSTNAME) => {
             let buffer = core::ptr::with_exposed_provenance_mut(a0);
             told(&Question { buffer: (buffer, size_of::<libc::utsname>()), ..question(number, a) }, false)
@@ -98,6 +101,14 @@ fn path_call(number: c_long, a: [usize; 6], shape: &Shape, flags: usize) -> Outc
     });
     let close_on_exec = number == libc::SYS_openat && int(flags) & libc::O_CLOEXEC != 0;
     told(&Question { payload: (path.cast(), length), buffer, ..question(number, a) }, close_on_exec)
+}
+
+fn connect(a: [usize; 6]) -> Outcome<i64> {
+    let unix = if start::wants(wants::UNIX) { unix_connect(a) } else { Outcome::GoOn };
+    if unix == Outcome::GoOn && start::wants(wants::ADDRESSES) {
+        return addresses::asked(socket::CONNECT, a);
+    }
+    unix
 }
 
 /// connect(2): only unix sockets with a path are asked about.

@@ -20,6 +20,7 @@
 #[cfg(test)]
 extern crate std;
 
+mod addresses;
 mod ask;
 mod calls;
 mod files;
@@ -36,8 +37,8 @@ pub mod wire;
 pub use crate::hook::{Hook, Real};
 
 /// All hooks, in groups.
-pub(crate) static HOOKS: [&[Hook]; 5] =
-    [files::TABLE, streams::TABLE, sockets::TABLE, programs::TABLE, names::TABLE];
+pub(crate) static HOOKS: [&[Hook]; 6] =
+    [files::TABLE, streams::TABLE, sockets::TABLE, addresses::TABLE, programs::TABLE, names::TABLE];
 
 /// There is nothing in the library that could panic; the language wants it all the same.
 #[cfg(feature = "standalone")]

@@ -1,5 +1,5 @@
-//! Hooks of the socket calls, for a session with a netns of its own: a socket is the only thing that must come from there. And of two
-//! calls beside them that also tell of the machine: uname(2), and system calls by number.
+//! Hooks of the socket calls that the syscall attachment traps as well: with a session netns a socket is the only thing that must come
+//! from elsewhere. And of two calls beside them that also tell of the machine: uname(2), and system calls by number.
 
 use core::ffi::{c_char, c_int, c_long, c_void};
 

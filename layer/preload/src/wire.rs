@@ -32,6 +32,31 @@ pub mod ask {
     pub const LISTENER: u64 = 5;
     /// The addresses of a name; the first argument is the address family or 0.
     pub const RESOLVE: u64 = 6;
+    /// A call on a socket of the machine's own network: which ([`super::socket`]), a number, an address behind it, the socket beside
+    /// it. The answer is a value, with the address for the program behind it.
+    pub const SOCKET: u64 = 7;
+    /// The names of an address; the payload is a struct sockaddr.
+    pub const REVERSE: u64 = 8;
+}
+
+/// Calls on sockets, as `SocketCall.Kind` of layer.proto numbers them.
+pub mod socket {
+    /// bind(2), done by the host.
+    pub const BIND: u64 = 1;
+    /// listen(2), done by the host.
+    pub const LISTEN: u64 = 2;
+    /// connect(2), done by the host.
+    pub const CONNECT: u64 = 3;
+    /// The address of the socket as the program shall see it.
+    pub const LOCAL: u64 = 4;
+    /// The address of its peer as the program shall see it.
+    pub const PEER: u64 = 5;
+    /// Where a datagram has to be sent to.
+    pub const SEND: u64 = 6;
+    /// Where a datagram came from.
+    pub const RECEIVE: u64 = 7;
+    /// The error that the program shall see.
+    pub const ERROR: u64 = 8;
 }
 
 /// Kinds of answers.
@@ -60,6 +85,8 @@ pub mod wants {
     pub const NAMES: u64 = 8;
     /// uname(2).
     pub const HOSTNAME: u64 = 16;
+    /// There is no session netns: addresses are rewritten.
+    pub const ADDRESSES: u64 = 32;
 }
 
 /// Size of one address in an answer: 4 or 6, then 16 bytes of which an IPv4 address takes the first four.

@@ -245,7 +245,7 @@ impl Supervisor {
         for pending in self.calls.overdue(now) {
             self.conclude(pending.ticket, Outcome::Errno(libc::EIO));
         }
-        self.fail_overdue_names(now);
+        self.fail_overdue_questions(now);
         self.fail_overdue_sockets(now);
     }
 

@@ -17,7 +17,9 @@ use std::{
 };
 
 use mirrord_preload::wire::{self, PAYLOAD_BYTES, QUESTION_BYTES};
-use mirrord_protocol::layer::v1::{Caller, Notice, ProcessExec, Resolve, Resolved, from_layer};
+use mirrord_protocol::layer::v1::{
+    Caller, Notice, ProcessExec, Resolve, Resolved, SocketAnswer, SocketCall, from_layer,
+};
 use rustix::{
     event::epoll,
     fs::CWD,
@@ -30,7 +32,10 @@ use rustix::{
 use super::{Outcome, QUESTION, Supervisor, TRAPPED, events};
 use crate::{
     filter::Wanted,
-    limits::{ADDRESSES, HOST_ANSWER, NAMED_PROGRAMS, QUESTIONS, SHOWN_ARGUMENT_BYTES, SHOWN_ARGUMENTS},
+    limits::{
+        ADDRESSES, HOST_ANSWER, NAMED_PROGRAMS, QUESTIONS, SHOWN_ARGUMENT_BYTES, SHOWN_ARGUMENTS,
+        SOCKET_ANSWER,
+    },
     loadable::{self, Loadable},
     paths,
     processes::Thread,
@@ -48,10 +53,14 @@ pub(super) struct Library {
     listeners: Vec<Arc<OwnedFd>>,
     wanted: Wanted,
     names: bool,
+    /// There is no session netns: the host says what addresses become.
+    addresses: bool,
     /// Path of the helper that puts a program under a filter, when this machine allows filters.
     helper: Option<Vec<u8>>,
     /// Names that the host looks up: the question of each, and since when.
     resolving: HashMap<u64, (u64, Instant)>,
+    /// Calls on sockets that are with the host, likewise.
+    socket_calls: HashMap<u64, (u64, Instant)>,
     /// Programs that the user has been told about.
     named: HashSet<Vec<u8>>,
 }
@@ -70,14 +79,14 @@ impl Library {
     pub(super) fn open(
         path: &Path,
         wanted: Wanted,
-        names: bool,
+        (names, addresses): (bool, bool),
         helper: Option<Vec<u8>>,
     ) -> rustix::io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let door = net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         net::bind(&door, &SocketAddrUnix::new(path)?)?;
         net::listen(&door, libc::SOMAXCONN)?;
-        Ok(Self { door: Some(door), wanted, names, helper, ..Self::default() })
+        Ok(Self { door: Some(door), wanted, names, addresses, helper, ..Self::default() })
     }
 
     pub(super) const fn door(&self) -> Option<&OwnedFd> {
@@ -104,11 +113,12 @@ impl Library {
             | bit(self.wanted.unix, wire::wants::UNIX)
             | bit(self.names, wire::wants::NAMES)
             | bit(self.wanted.hostname, wire::wants::HOSTNAME)
+            | bit(self.addresses, wire::wants::ADDRESSES)
     }
 
-    /// Whether names are waited for.
-    pub(super) fn resolves(&self) -> bool {
-        !self.resolving.is_empty()
+    /// Whether the host is waited for.
+    pub(super) fn waits_for_host(&self) -> bool {
+        !self.resolving.is_empty() || !self.socket_calls.is_empty()
     }
 
     fn accept(&mut self) -> Option<u64> {
@@ -235,6 +245,7 @@ impl Supervisor {
             ask::FILTER => Outcome::Value(self.library.wants().cast_signed()),
             ask::RESOLVE => self.resolve(ticket, pid, sent.path, arguments),
             ask::LISTENER => self.add_listener(sent.descriptor),
+            ask::SOCKET => self.socket_question(ticket, pid, number, arguments, sent),
             _ => Outcome::GoOn,
         }
     }
@@ -276,7 +287,8 @@ impl Supervisor {
         };
         match loadable::of(&absolute.path) {
             Loadable::Yes => Outcome::GoOn,
-            Loadable::No { .. } if self.library.helper.is_some() => {
+            Loadable::No { why } if self.library.helper.is_some() => {
+                self.tell_trapped(&absolute.path, why);
                 self.library.helper.clone().map_or(Outcome::GoOn, Outcome::Helper)
             }
             Loadable::No { why } => {
@@ -297,6 +309,64 @@ impl Supervisor {
             hint: "use a dynamically linked build of it, or a machine that allows the syscall attachment (`mirrord-tui doctor`)"
                 .to_owned(),
         }));
+    }
+
+    /// The same about one of which only the file calls are in the session: its sockets cannot be exchanged without a session netns.
+    pub(super) fn tell_trapped(&mut self, path: &[u8], why: &str) {
+        let name = events::name(path).to_vec();
+        if !self.library.addresses
+            || self.library.named.len() >= NAMED_PROGRAMS
+            || !self.library.named.insert(name.clone())
+        {
+            return;
+        }
+        self.outbox.report(from_layer::Kind::Notice(Notice {
+            text: format!("{} {why}: its network is not in the session, its files are", String::from_utf8_lossy(&name)),
+            hint: "use a dynamically linked build of it, or a machine that allows network namespaces (`mirrord-tui doctor`)"
+                .to_owned(),
+        }));
+    }
+
+    /// Lets the host do, or translate, a call on a socket of the machine's own network.
+    fn socket_question(
+        &mut self,
+        ticket: Ticket,
+        pid: u32,
+        kind: u64,
+        [number, ..]: [u64; 6],
+        sent: Sent,
+    ) -> Outcome {
+        let Some(thread) = self.identify(pid) else { return Outcome::GoOn };
+        let Ticket::Question(question) = ticket else { return Outcome::GoOn };
+        if thread.outside || !self.library.addresses {
+            return Outcome::GoOn;
+        }
+        let call = SocketCall {
+            caller: Some(Caller { pid: thread.tgid, tid: pid, comm: thread.comm }),
+            kind: i32::try_from(kind).unwrap_or(0),
+            address: sent.path.into(),
+            number: request::int(number),
+        };
+        match self.outbox.ask_with(from_layer::Kind::SocketCall(call), sent.descriptor) {
+            Ok(id) => {
+                self.library.socket_calls.insert(id, (question, Instant::now()));
+                Outcome::Later
+            }
+            Err(_) => Outcome::Errno(libc::ENETDOWN),
+        }
+    }
+
+    /// The host's answer about a socket.
+    pub(super) fn socket_answer(&mut self, id: u64, answer: SocketAnswer) {
+        let Some((number, _)) = self.library.socket_calls.remove(&id) else { return };
+        let outcome = match answer {
+            SocketAnswer { go_on: true, .. } => Outcome::GoOn,
+            SocketAnswer { value, .. } if value < 0 => Outcome::Errno(value),
+            SocketAnswer { value, address, .. } => {
+                Outcome::Bytes { value: value.into(), bytes: address.to_vec() }
+            }
+        };
+        self.conclude(Ticket::Question(number), outcome);
     }
 
     /// Lets the host look a name up.
@@ -332,8 +402,20 @@ impl Supervisor {
         self.conclude(Ticket::Question(number), Outcome::Addresses { error: answer.error, bytes });
     }
 
-    /// Ends the questions about names that the host has not answered.
-    pub(super) fn fail_overdue_names(&mut self, now: Instant) {
+    /// Ends the questions about names and sockets that the host has not answered.
+    pub(super) fn fail_overdue_questions(&mut self, now: Instant) {
+        let late: Vec<u64> = self
+            .library
+            .socket_calls
+            .iter()
+            .filter(|(_, (_, since))| now.duration_since(*since) > SOCKET_ANSWER)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            if let Some((number, _)) = self.library.socket_calls.remove(&id) {
+                self.conclude(Ticket::Question(number), Outcome::Errno(libc::ETIMEDOUT));
+            }
+        }
         let late: Vec<(u64, u64)> = self
             .library
             .resolving

@@ -1,6 +1,9 @@
 //! Messages to the host. Nothing waits: what does not fit into the socket is queued up to a bound.
 
-use std::{collections::VecDeque, os::fd::AsFd};
+use std::{
+    collections::VecDeque,
+    os::fd::{AsFd, OwnedFd},
+};
 
 use mirrord_protocol::layer::v1::{FromLayer, Notice, from_layer};
 
@@ -11,7 +14,7 @@ use crate::{
 
 pub(super) struct Outbox {
     link: Link,
-    queue: VecDeque<FromLayer>,
+    queue: VecDeque<(FromLayer, Option<OwnedFd>)>,
     next: u64,
     dropped: u64,
 }
@@ -27,18 +30,27 @@ impl Outbox {
 
     /// Sends what the host must know.
     pub(super) fn send(&mut self, kind: from_layer::Kind) -> Result<(), LinkError> {
-        self.put(FromLayer { id: 0, kind: Some(kind) })
+        self.put(FromLayer { id: 0, kind: Some(kind) }, None)
     }
 
     /// Sends the answer to a message of the host.
     pub(super) fn reply(&mut self, id: u64, kind: from_layer::Kind) -> Result<(), LinkError> {
-        self.put(FromLayer { id, kind: Some(kind) })
+        self.put(FromLayer { id, kind: Some(kind) }, None)
     }
 
     /// Sends a question; its answer will carry the returned number.
     pub(super) fn ask(&mut self, kind: from_layer::Kind) -> Result<u64, LinkError> {
+        self.ask_with(kind, None)
+    }
+
+    /// The same with a descriptor beside it.
+    pub(super) fn ask_with(
+        &mut self,
+        kind: from_layer::Kind,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<u64, LinkError> {
         self.next += 1;
-        self.put(FromLayer { id: self.next, kind: Some(kind) })?;
+        self.put(FromLayer { id: self.next, kind: Some(kind) }, descriptor)?;
         Ok(self.next)
     }
 
@@ -52,13 +64,13 @@ impl Outbox {
         }
     }
 
-    fn put(&mut self, message: FromLayer) -> Result<(), LinkError> {
+    fn put(&mut self, message: FromLayer, descriptor: Option<OwnedFd>) -> Result<(), LinkError> {
         if !self.queue.is_empty() {
-            self.queue.push_back(message);
+            self.queue.push_back((message, descriptor));
             return Ok(());
         }
-        match self.link.send(&message, &[]) {
-            Err(error) if error.would_block() => self.queue.push_back(message),
+        match self.link.send(&message, descriptor.as_ref().map(AsFd::as_fd).as_slice()) {
+            Err(error) if error.would_block() => self.queue.push_back((message, descriptor)),
             result => return result,
         }
         Ok(())
@@ -71,8 +83,8 @@ impl Outbox {
 
     /// Sends what is queued, as far as it fits.
     pub(super) fn flush(&mut self) -> Result<(), LinkError> {
-        while let Some(message) = self.queue.front() {
-            match self.link.send(message, &[]) {
+        while let Some((message, descriptor)) = self.queue.front() {
+            match self.link.send(message, descriptor.as_ref().map(AsFd::as_fd).as_slice()) {
                 Err(error) if error.would_block() => return Ok(()),
                 result => result?,
             }

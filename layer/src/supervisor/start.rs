@@ -114,8 +114,9 @@ impl Supervisor {
     ) -> Result<Starting, LaunchError> {
         let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
         let program = rustix::fs::readlinkat(CWD, "/proc/self/exe", Vec::new());
+        let addresses = library.addresses && launch.rules.as_ref().is_some_and(|rules| rules.network);
         let helper = library.filters.then(|| program.map(CString::into_bytes).ok()).flatten();
-        self.library = Library::open(&path(&library.socket), wanted, library.names, helper)
+        self.library = Library::open(&path(&library.socket), wanted, (library.names, addresses), helper)
             .map_err(|error| LaunchError::new("listen for the library", error))?;
         if let Some(door) = self.library.door() {
             let data = epoll::EventData::new_u64(DOOR);
@@ -124,7 +125,8 @@ impl Supervisor {
         }
         let executable = launch::executable(launch);
         match loadable::of(&executable) {
-            Loadable::No { .. } if library.filters => {
+            Loadable::No { why } if library.filters => {
+                self.tell_trapped(&executable, why);
                 launch::start(launch, standard, Some(&filter::build(&Architecture::NATIVE, wanted)))
             }
             Loadable::No { why } => {

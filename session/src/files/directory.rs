@@ -20,7 +20,11 @@ use crate::limits::{DIRECTORY_CHUNK, DIRECTORY_ENTRIES};
 
 /// A descriptor on a directory that lists what the open directory `handle` of the target lists.
 pub(super) async fn make(inner: &Inner, handle: u64, stat: &Stat) -> Result<OwnedFd, Errno> {
-    let mut skeleton = Skeleton { mount: inner.helper.directory().await?, templates: Vec::new() };
+    let (mount, sealed) = match inner.helper.directory().await {
+        Ok(mount) => (mount, false),
+        Err(refused) => (inner.scratch.make().map_err(|_| refused)?, true),
+    };
+    let mut skeleton = Skeleton { mount, templates: Vec::new() };
     let mut offset = 0;
     loop {
         let request = FileReadDir { path: bytes::Bytes::new(), offset, limit: DIRECTORY_CHUNK, handle };
@@ -44,12 +48,19 @@ pub(super) async fn make(inner: &Inner, handle: u64, stat: &Stat) -> Result<Owne
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    seal_attributes(&opened, stat)?;
-    inner.helper.seal(skeleton.mount).await?;
+    if sealed {
+        // Its owner must be able to remove it.
+        let mode = stat.mode | Mode::RWXU.as_raw_mode();
+        seal_attributes(&opened, &Stat { mode, ..*stat })?;
+    } else {
+        seal_attributes(&opened, stat)?;
+        inner.helper.seal(skeleton.mount).await?;
+    }
     Ok(opened)
 }
 
 struct Skeleton {
+    /// A file system, or a folder.
     mount: OwnedFd,
     /// By type, the first entry, which the others are links to.
     templates: Vec<(FileType, OsString)>,

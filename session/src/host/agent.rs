@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 pub(super) use self::{
     in_cluster::ClusterAgent,
-    local::{LocalAgent, child_ended},
+    local::{LocalAgent, LocalTarget, child_ended, start_agent},
     pods::{Pods, Purpose},
 };
 use super::world::{Ended, Failure, Owned};

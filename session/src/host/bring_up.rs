@@ -9,16 +9,13 @@
 
 use std::{
     future::Future,
-    io,
     os::fd::OwnedFd,
     path::PathBuf,
-    process::{Command, Stdio},
     sync::{Arc, atomic::AtomicU32},
     time::Duration,
 };
 
-use command_fds::{CommandFdExt, FdMapping};
-use mirrord_netns::{holder::Holder, seqpacket::SeqPacket};
+use mirrord_netns::holder::Holder;
 use mirrord_protocol::{agent::v1::EnvEntry, layer::v1 as layer};
 use tokio::{
     process::Child,
@@ -29,7 +26,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    agent::{Agent, ClusterAgent, LocalAgent, Pods, Purpose},
+    agent::{Agent, ClusterAgent, LocalAgent, LocalTarget, Pods, Purpose, start_agent},
+    holder::{HOLDER, end_child, make_netns},
     live::{Launching, Live},
     process::KEEP_LOG,
     resolve,
@@ -37,8 +35,8 @@ use super::{
 };
 use crate::{
     agent_link::{AgentLink, Endpoint},
-    agent_process::{self, AgentProcess},
-    attachment::{self, Attachment, Plan},
+    agent_process,
+    attachment::{self, Attachment, Choice, Plan},
     cluster::{
         self, ClusterError, Which,
         preflight::{self, Report},
@@ -48,7 +46,7 @@ use crate::{
     http::HttpTaps,
     layer_link::{self, LayerLink},
     library,
-    limits::{CLUSTER_CALL, CLUSTER_CREDENTIALS, ENDED_QUEUE, HELPERS_STOP, LAYER_EVENTS, STEP_TIMEOUT},
+    limits::{CLUSTER_CALL, CLUSTER_CREDENTIALS, ENDED_QUEUE, LAYER_EVENTS, STEP_TIMEOUT},
     network::{Network, NetworkSpec},
     role,
     spec::SessionSpec,
@@ -82,7 +80,9 @@ struct WithAgent {
 /// The processes that hold the session netns and supervise the command run.
 #[derive(Debug)]
 struct Helpers {
-    holder: Holder,
+    holder: Option<Holder>,
+    /// Why there is no session netns.
+    no_netns: Option<String>,
     children: Children,
     supervisor_link: OwnedFd,
 }
@@ -90,7 +90,8 @@ struct Helpers {
 /// Child processes of the host.
 #[derive(Debug)]
 pub(super) struct Children {
-    pub(super) holder: Child,
+    /// Only with a session netns.
+    pub(super) holder: Option<Child>,
     pub(super) supervisor: Child,
 }
 
@@ -106,10 +107,13 @@ impl World for LocalWorld {
         let choice = self.spec.config.layer;
         let (with_agent, helpers, plan) = tokio::join!(
             steps.with_agent(&self),
-            steps.helpers(),
+            steps.helpers(choice),
             spawn_blocking(move || attachment::plan(choice))
         );
-        let plan = plan.map_err(|error| broken(&error));
+        let plan = plan.map_err(|error| broken(&error)).map(|plan| match &helpers {
+            Ok(Helpers { no_netns: Some(why), .. }) => plan.without_netns(why),
+            _ => plan,
+        });
         let library = plan.and_then(|plan| Ok((library_for(&plan, &self)?, plan)));
         let (with_agent, helpers, (library, plan)) = match (with_agent, helpers, library) {
             (Ok(with_agent), Ok(helpers), Ok(library)) => (with_agent, helpers, library),
@@ -128,7 +132,7 @@ impl World for LocalWorld {
             (Err(failure), Err(other), _) => return Err(if failure.cancelled { other } else { failure }),
         };
         let WithAgent { agent, link, environment } = with_agent;
-        let Helpers { holder, mut children, supervisor_link } = helpers;
+        let Helpers { holder, mut children, supervisor_link, .. } = helpers;
         match steps.connect(&self, (&agent, &link), holder, supervisor_link).await {
             Ok(Connected { network, layer, messages_rx, layer_task }) => {
                 let (layer_tx, layer_rx) = mpsc::channel(LAYER_EVENTS);
@@ -175,7 +179,7 @@ impl World for LocalWorld {
 
 /// The library in the session's folder, when the plan needs one.
 fn library_for(plan: &Plan, world: &LocalWorld) -> Result<Option<layer::Library>, Failure> {
-    let Attachment::Libc { filters } = plan.attachment else { return Ok(None) };
+    let Attachment::Libc { filters, netns } = plan.attachment else { return Ok(None) };
     let (path, socket) = library::lay_out(&world.dir).map_err(|error| {
         Failure::caused(&error, "the session's folder must be writable; see XDG_RUNTIME_DIR")
     })?;
@@ -185,6 +189,7 @@ fn library_for(plan: &Plan, world: &LocalWorld) -> Result<Option<layer::Library>
         socket: bytes(socket),
         filters,
         names: world.spec.config.dns.remote,
+        addresses: !netns,
     }))
 }
 
@@ -267,10 +272,11 @@ impl Steps {
                 .await
                 .unwrap_or_else(|error| Err(broken(&error)))
         });
-        let pid = found.await?.pid;
-        let process = self.step("starting the agent", start_agent(pid, world.dir.clone())).await?;
+        let pod = matches!(world.spec.target, Target::Local(_));
+        let target = LocalTarget { pid: found.await?.pid, pod };
+        let process = self.step("starting the agent", start_agent(target, world.dir.clone())).await?;
         let (endpoint, token) = (process.endpoint.clone(), process.token.clone());
-        Ok((Agent::Local(LocalAgent::new(process, pid, world.dir.clone())), endpoint, token))
+        Ok((Agent::Local(LocalAgent::new(process, target, world.dir.clone())), endpoint, token))
     }
 
     async fn cluster_agent(&self, world: &LocalWorld) -> Result<(Agent, Endpoint, String), Failure> {
@@ -338,28 +344,31 @@ impl Steps {
         }
     }
 
-    async fn helpers(&self) -> Result<Helpers, Failure> {
-        let (mut holder_child, control) = spawn_holder()
-            .map_err(|error| Failure::caused(&error, "check the limit of processes (ulimit -u)"))?;
-        let made = self.step("making the session's network", async move {
-            spawn_blocking(move || serve_supervisor(control))
-                .await
-                .unwrap_or_else(|error| Err(broken(&error)))
-        });
-        let started = made.await.and_then(|(holder, endpoint)| {
-            let program = role::program().map_err(|error| Failure::caused(&error, ""))?;
-            let supervisor = layer_link::start_supervisor(&program, Some(endpoint));
-            let (supervisor, link) = supervisor.map_err(|error| Failure::caused(&error, ""))?;
-            Ok((holder, supervisor, link))
+    /// The session netns where one can be made and the supervisor. Without a netns only the libc attachment works.
+    async fn helpers(&self, choice: Choice) -> Result<Helpers, Failure> {
+        let made = self.step("making the session's network", async { Ok(make_netns().await) }).await?;
+        let (netns, no_netns) = match made {
+            Ok(netns) => (Some(netns), None),
+            Err(failure) if choice == Choice::Syscall => return Err(failure),
+            Err(failure) => (None, Some(failure.text)),
+        };
+        let (holder, mut holder_child, endpoint) = match netns {
+            Some((holder, child, endpoint)) => (Some(holder), Some(child), Some(endpoint)),
+            None => (None, None, None),
+        };
+        let started = role::program().map_err(|error| Failure::caused(&error, "")).and_then(|program| {
+            layer_link::start_supervisor(&program, endpoint).map_err(|error| Failure::caused(&error, ""))
         });
         match started {
-            Ok((holder, supervisor, supervisor_link)) => Ok(Helpers {
-                holder,
-                children: Children { holder: holder_child, supervisor },
-                supervisor_link,
-            }),
+            Ok((supervisor, supervisor_link)) => {
+                let children = Children { holder: holder_child, supervisor };
+                Ok(Helpers { holder, no_netns, children, supervisor_link })
+            }
             Err(failure) => {
-                end_child(&mut holder_child, "the holder of the session's network").await;
+                drop(holder);
+                if let Some(child) = &mut holder_child {
+                    end_child(child, HOLDER).await;
+                }
                 Err(failure)
             }
         }
@@ -369,7 +378,7 @@ impl Steps {
         &self,
         world: &LocalWorld,
         (agent, link): (&Agent, &AgentLink),
-        holder: Holder,
+        holder: Option<Holder>,
         supervisor_link: OwnedFd,
     ) -> Result<Connected, Failure> {
         let config = &world.spec.config;
@@ -390,7 +399,11 @@ impl Steps {
             })
         });
         let network = network.await?;
-        let options = FileOptions { dns_remote: config.dns.remote, helper: role::program().ok() };
+        let options = FileOptions {
+            dns_remote: config.dns.remote,
+            helper: role::program().ok(),
+            scratch: Some(world.dir.clone()),
+        };
         let files = Files::new(Arc::new(link.clone()), world.events.clone(), options);
         let owners = network.handle().owners();
         let linked = async { LayerLink::new(supervisor_link, files, owners) };
@@ -399,7 +412,7 @@ impl Steps {
         });
         match linked.await {
             Ok((layer, messages_rx, layer_task)) => {
-                let layer_task = layer_task.with_names(network.handle());
+                let layer_task = layer_task.with_network(network.handle());
                 Ok(Connected { network, layer, messages_rx, layer_task })
             }
             Err(failure) => {
@@ -419,7 +432,7 @@ impl WithAgent {
 
 impl Helpers {
     async fn undo(self) {
-        let Self { holder, mut children, supervisor_link } = self;
+        let Self { holder, mut children, supervisor_link, .. } = self;
         drop((holder, supervisor_link));
         children.end().await;
     }
@@ -428,55 +441,14 @@ impl Helpers {
 impl Children {
     /// Waits for both to end, which they do when their links are closed; kills what does not.
     pub(super) async fn end(&mut self) {
-        tokio::join!(
-            end_child(&mut self.supervisor, "the supervisor"),
-            end_child(&mut self.holder, "the holder of the session's network")
-        );
+        tokio::join!(end_child(&mut self.supervisor, "the supervisor"), async {
+            if let Some(holder) = &mut self.holder {
+                end_child(holder, HOLDER).await;
+            }
+        });
     }
 }
 
-async fn end_child(child: &mut Child, name: &str) {
-    // Shorter than the step it is part of, so that the kill comes within it.
-    const GRACE: Duration = Duration::from_millis(1_500);
-    const { assert!(GRACE.as_millis() < HELPERS_STOP.as_millis()) };
-    if timeout(GRACE, child.wait()).await.is_err() {
-        tracing::warn!(name, "did not end when its link was closed and is killed");
-        if let Err(error) = child.kill().await {
-            tracing::error!(name, %error, "cannot be killed");
-        }
-    }
-}
-
-/// Starts an agent; blocks for some milliseconds on a thread of its own.
-pub(super) async fn start_agent(pid: u32, dir: PathBuf) -> Result<AgentProcess, Failure> {
-    // Dropped by the runtime when nobody waits any more; an agent that is dropped ends.
-    let started = spawn_blocking(move || agent_process::start_local(pid, &dir)).await;
-    started.map_err(|error| broken(&error))?.map_err(|error| {
-        Failure::caused(
-            &error,
-            "the target must be a process of yours, or this program must run as root; `mirrord-tui doctor` tells more",
-        )
-    })
-}
-
-fn spawn_holder() -> io::Result<(Child, SeqPacket)> {
-    let (ours, theirs) = SeqPacket::pair()?;
-    let mut command = Command::new(role::program()?);
-    command.arg("__netns").current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mapping = FdMapping { parent_fd: theirs.into(), child_fd: HOLDER_CONTROL };
-    command.fd_mappings(vec![mapping]).map_err(io::Error::other)?;
-    Ok((tokio::process::Command::from(command).spawn()?, ours))
-}
-
-/// Waits for the namespace and makes an endpoint for the supervisor; blocks.
-fn serve_supervisor(control: SeqPacket) -> Result<(Holder, OwnedFd), Failure> {
-    let failed = |error| Failure::caused(&error, "`mirrord-tui doctor` tells what this machine allows");
-    let holder = Holder::connect(control).map_err(failed)?;
-    let (theirs, ours) = SeqPacket::pair().map_err(|error| Failure::caused(&error, ""))?;
-    holder.serve(theirs).map_err(|error| Failure::caused(&error, ""))?;
-    Ok((holder, ours.into()))
-}
-
-fn broken(error: &JoinError) -> Failure {
+pub(super) fn broken(error: &JoinError) -> Failure {
     Failure::caused(error, KEEP_LOG)
 }

@@ -93,7 +93,7 @@ impl Live {
         tasks.spawn(run_layer(layer_task));
         tasks.spawn(translation.run(messages_rx, launched_rx));
         tasks.spawn(agent.clone().watch(handle.clone(), ended_tx.clone()));
-        let holder = child_ended(children.holder.id());
+        let holder = child_ended(children.holder.as_ref().and_then(tokio::process::Child::id));
         let holder_tx = ended_tx.clone();
         tasks.spawn(async move {
             if holder.await {
@@ -365,7 +365,8 @@ impl Translation {
                 | Kind::File(_)
                 | Kind::FileReport(_)
                 | Kind::SocketMade(_)
-                | Kind::Resolve(_),
+                | Kind::Resolve(_)
+                | Kind::SocketCall(_),
             )
             | None => return,
         };

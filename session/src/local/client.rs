@@ -174,6 +174,20 @@ pub fn node_exec_command(command: &[OsString]) -> Result<Command, LocalError> {
     }
 }
 
+/// Lets the node start an agent with these arguments and standard descriptors; its process.
+///
+/// # Errors
+/// [`LocalError::Unknown`] when no pod runs, for then there is no node; [`LocalError::Wire`].
+pub(crate) fn start_agent(arguments: &[OsString], standard: &[OwnedFd; 3]) -> Result<u32, LocalError> {
+    let wire = connect(&runtime_dir()?).ok_or_else(|| unknown("node", &[]))?;
+    let standard: Vec<_> = standard.iter().map(AsFd::as_fd).collect();
+    wire.send(&Request::Agent { arguments: arguments.to_vec() }, &standard)?;
+    match wire.recv(STEP_TIMEOUT)?.0 {
+        Reply::Agent(pid) => Ok(pid),
+        other => Err(unexpected("node", other)),
+    }
+}
+
 fn enter_command(place: Place, pid: u32, command: &[OsString]) -> Result<Command, LocalError> {
     let mut entering = Command::new(program().map_err(LocalError::Node)?);
     entering.args(["__enter", place.word(), &pid.to_string()]).args(command);

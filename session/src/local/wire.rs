@@ -38,6 +38,11 @@ pub(super) enum Request {
     },
     /// The node's process.
     Node,
+    /// Start an agent for the client. Beside it: its standard descriptors.
+    Agent {
+        /// What it is told.
+        arguments: Vec<std::ffi::OsString>,
+    },
 }
 
 /// Answered by the node.
@@ -53,6 +58,8 @@ pub(super) enum Reply {
     Socket(Ipv4Addr),
     /// The node's process as the machine sees it.
     Node(u32),
+    /// The agent's process as the machine sees it.
+    Agent(u32),
     /// Refused.
     Failed(Failure),
 }

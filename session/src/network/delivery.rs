@@ -8,7 +8,7 @@ use std::{
 use mirrord_netns::Transport;
 use tokio::net::TcpStream;
 
-use super::session_netns::{SessionNetns, loopback_like};
+use super::{inside::Inside, session_netns::loopback_like};
 
 /// Connects to the local process on `port` so that accept(2) shows `client` and getsockname(2) shows `server`, the address to
 /// which the client had connected; when the process listens on loopback only, there.
@@ -16,7 +16,7 @@ use super::session_netns::{SessionNetns, loopback_like};
 /// # Errors
 /// `ConnectionRefused` when nothing listens on the port; as connect(2).
 pub(super) async fn connect(
-    netns: &SessionNetns,
+    netns: &Inside,
     client: SocketAddr,
     server: IpAddr,
     port: u16,
@@ -34,7 +34,7 @@ pub(super) async fn connect(
 }
 
 /// Dials from the client's address and port; from another port of it when that one is in use for the same destination.
-async fn connect_from(netns: &SessionNetns, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+async fn connect_from(netns: &Inside, from: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     match netns.dial(from, to).await {
         Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {
             netns.dial(SocketAddr::new(from.ip(), 0), to).await

@@ -40,7 +40,7 @@ pub(super) async fn run(shared: SharedRef, prepared: Arc<Prepared>, listener: Tc
                 let task = serve(shared.clone(), near, (from, to), ready);
                 shared.tasks.open(task);
             }
-            (Ok(to), None) if shared.netns.queue.is_none() && to.port() != shared.netns.relay_port => {
+            (Ok(to), None) if shared.netns.queue().is_none() && to.port() != shared.netns.relay_port() => {
                 let task = unheld::connection(shared.clone(), near, (from, to));
                 shared.tasks.open(task);
             }

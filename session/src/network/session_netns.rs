@@ -111,15 +111,9 @@ impl SessionNetns {
         Ok((netns, Intake { relays, questions, destroyed }))
     }
 
-    /// Whether the address belongs to the namespace itself: loopback, or one of the target's.
-    pub(super) fn is_own(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        ip.is_loopback() || ip.is_unspecified() || self.addresses.contains(&ip)
-    }
-
-    /// An address of the target in the family of `ip`.
-    pub(super) fn address_like(&self, ip: IpAddr) -> Option<IpAddr> {
-        self.addresses.iter().copied().find(|own| own.is_ipv4() == ip.is_ipv4())
+    /// Addresses of the target, which are the namespace's own.
+    pub(super) fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
     }
 
     /// Whether a socket of the session would get a packet from `src` to `dst`. When the kernel cannot say: no.

@@ -14,17 +14,17 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    inside::Inside,
     names::Names,
     nameservers::Nameservers,
     owners::{Owner, SocketOwners},
-    session_netns::SessionNetns,
     tap::TapFactory,
 };
 use crate::{agent_link::AgentLink, config, events::Events};
 
 /// One per session; every task holds it.
 pub(super) struct Shared {
-    pub(super) netns: SessionNetns,
+    pub(super) netns: Inside,
     pub(super) agent: AgentLink,
     pub(super) events: Events,
     pub(super) tap: TapFactory,

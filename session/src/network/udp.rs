@@ -39,6 +39,18 @@ struct Relays {
     associations: usize,
 }
 
+impl Relays {
+    /// Ends a relay that nobody uses; false: there is none.
+    fn drop_idle(&mut self) -> bool {
+        let idle = self.by_destination.iter().find(|(_, relay)| relay.sources.is_empty());
+        let Some(dst) = idle.map(|(dst, _)| *dst) else { return false };
+        self.by_destination.remove(&dst).is_some_and(|relay| {
+            relay.end.cancel();
+            true
+        })
+    }
+}
+
 /// The socket that stands for one destination.
 struct Relay {
     socket: Arc<UdpSocket>,
@@ -89,20 +101,35 @@ impl UdpRelays {
         }
     }
 
+    /// Where the relay for datagrams to `dst` is, for programs whose addresses are rewritten: the far end is opened by the first one.
+    pub(super) fn place_for(&self, dst: SocketAddr) -> Result<SocketAddr, i32> {
+        let mut relays = self.lock();
+        self.make(&mut relays, dst)?;
+        let relay = relays.by_destination.get(&dst).ok_or(libc::EHOSTUNREACH)?;
+        relay.socket.local_addr().map_err(|_| libc::EHOSTUNREACH)
+    }
+
+    /// Sees to it that there is a relay for the destination.
+    fn make(&self, relays: &mut Relays, dst: SocketAddr) -> Result<(), i32> {
+        if relays.by_destination.contains_key(&dst) {
+            return Ok(());
+        }
+        if relays.by_destination.len() >= UDP_RELAYS && !relays.drop_idle() {
+            self.refuse_bound(dst, UDP_RELAYS);
+            return Err(libc::EHOSTUNREACH);
+        }
+        let relay = self.start(dst).map_err(|error| {
+            tracing::warn!(%error, %dst, "no relay socket");
+            libc::EHOSTUNREACH
+        })?;
+        relays.by_destination.insert(dst, relay);
+        Ok(())
+    }
+
     fn find(&self, src: SocketAddr, dst: SocketAddr) -> Result<Found, i32> {
         let mut relays = self.lock();
         let full = relays.associations >= UDP_ASSOCIATIONS;
-        if !relays.by_destination.contains_key(&dst) {
-            if relays.by_destination.len() >= UDP_RELAYS {
-                self.refuse_bound(dst, UDP_RELAYS);
-                return Err(libc::EHOSTUNREACH);
-            }
-            let relay = self.start(dst).map_err(|error| {
-                tracing::warn!(%error, %dst, "no relay socket");
-                libc::EHOSTUNREACH
-            })?;
-            relays.by_destination.insert(dst, relay);
-        }
+        self.make(&mut relays, dst)?;
         let Some(relay) = relays.by_destination.get_mut(&dst) else { return Err(libc::EHOSTUNREACH) };
         let port = relay.port;
         if self.shared.nameservers.is_resolver(dst) {
@@ -218,7 +245,8 @@ impl UdpRelays {
         let mut relays = self.lock();
         let Some(relay) = relays.by_destination.get_mut(&dst) else { return };
         let removed = relay.sources.remove(&src).is_some();
-        let idle = relay.sources.is_empty();
+        // A program whose addresses are rewritten may send to the relay again at any time.
+        let idle = relay.sources.is_empty() && self.shared.netns.rewrite().is_none();
         relays.associations -= usize::from(removed);
         if idle && let Some(relay) = relays.by_destination.remove(&dst) {
             relay.end.cancel();

@@ -57,7 +57,7 @@ impl Verdicts {
         let mut packets = Vec::new();
         loop {
             let shared = self.shared.clone();
-            let Some(queue) = &shared.netns.queue else { return };
+            let Some(queue) = shared.netns.queue() else { return };
             let mut ready = match queue.readable().await {
                 Ok(ready) => ready,
                 Err(error) => {
@@ -102,7 +102,7 @@ impl Verdicts {
             Transport::Tcp if self.shared.nameservers.is_resolver(dst) => {
                 let connection = self.shared.connection_id();
                 self.prepared.insert(src, dst, Ready { far: FarEnd::Resolver, log: None, connection });
-                self.answer(packet.id, Answer::Pass(Verdict::Redirect(netns.relay_port)));
+                self.answer(packet.id, Answer::Pass(Verdict::Redirect(netns.relay_port())));
             }
             Transport::Tcp => {
                 let mut flows = self.lock();
@@ -143,7 +143,7 @@ impl Verdicts {
             Some(Ok((far, local))) => {
                 log.connected(local);
                 self.prepared.insert(src, dst, Ready { far, log: Some(log), connection });
-                self.answer(packet.id, Answer::Pass(Verdict::Redirect(self.shared.netns.relay_port)));
+                self.answer(packet.id, Answer::Pass(Verdict::Redirect(self.shared.netns.relay_port())));
             }
             Some(Err(errno)) => {
                 log.failed(&errno_name(errno));
@@ -195,7 +195,7 @@ impl Verdicts {
     }
 
     fn answer(&self, id: u32, answer: Answer) {
-        let Some(queue) = self.shared.netns.queue.as_ref().map(AsyncFd::get_ref) else { return };
+        let Some(queue) = self.shared.netns.queue().map(AsyncFd::get_ref) else { return };
         let result = match answer {
             Answer::Pass(verdict) => queue.verdict(id, verdict),
             Answer::Drop => queue.drop(id),

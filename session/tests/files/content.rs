@@ -204,7 +204,7 @@ pub(crate) fn special() {
 pub(crate) fn name_service() {
     let (_folder, target) = folder();
     block_on(async {
-        let options = FileOptions { dns_remote: true, helper: None };
+        let options = FileOptions { dns_remote: true, helper: None, scratch: None };
         let world = World::new(target, options).await;
         let script = "cat /etc/nsswitch.conf; stat -c %s /etc/nsswitch.conf; wc -c </etc/nsswitch.conf";
         let output = world.run(&["sh", "-c", script]).await.0.output;

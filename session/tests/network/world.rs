@@ -121,7 +121,7 @@ impl<A: Peer> World<A> {
                 agent: link.clone(),
                 serves: Serves::Agent(None),
                 events: events.clone(),
-                holder,
+                holder: Some(holder),
                 hold,
                 tap: taps.factory(),
             };

@@ -6,6 +6,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -22,6 +23,44 @@ static int no_listeners(char **argv) {
         LOAD(nr),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_seccomp, 1, 0),
         ALLOW,
+        LOAD(args[1]),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, SECCOMP_FILTER_FLAG_NEW_LISTENER, 0, 1),
+        REFUSE,
+        ALLOW,
+    };
+    struct sock_fprog filter = {sizeof program / sizeof *program, program};
+    check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter));
+    execvp(argv[0], argv);
+    return check(-1);
+}
+
+#define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
+#define REFUSE_CALL(number) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1), REFUSE
+
+// Runs a program as in a container with Docker's default profile and no capabilities: no new namespaces, none to join, no mounts, no
+// listeners.
+static int no_namespaces(char **argv) {
+    struct sock_filter program[] = {
+        LOAD(nr),
+        REFUSE_CALL(SYS_unshare),
+        REFUSE_CALL(SYS_setns),
+        REFUSE_CALL(SYS_mount),
+        REFUSE_CALL(SYS_umount2),
+        REFUSE_CALL(SYS_pivot_root),
+        REFUSE_CALL(SYS_open_tree),
+        REFUSE_CALL(SYS_move_mount),
+        REFUSE_CALL(SYS_fsopen),
+        REFUSE_CALL(SYS_fsmount),
+        // Its flags are in memory, where a filter cannot look; libc then uses clone(2).
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone3, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_clone, 0, 4),
+        LOAD(args[0]),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 0, 1),
+        REFUSE,
+        ALLOW,
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_seccomp, 0, 3),
         LOAD(args[1]),
         BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, SECCOMP_FILTER_FLAG_NEW_LISTENER, 0, 1),
         REFUSE,
@@ -92,6 +131,7 @@ static int stress(char **argv) {
 
 const struct command place_commands[] = {
     {"no-listeners", "PROGRAM ARGS...", no_listeners, 1},
+    {"no-namespaces", "PROGRAM ARGS...", no_namespaces, 1},
     {"stress", "THREADS SECONDS PATH", stress, 3},
     {0},
 };

@@ -6,7 +6,7 @@ pub struct FromLayer {
     pub id: u64,
     #[prost(
         oneof = "from_layer::Kind",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
     )]
     pub kind: ::core::option::Option<from_layer::Kind>,
 }
@@ -41,6 +41,8 @@ pub mod from_layer {
         SocketMade(super::SocketMade),
         #[prost(message, tag = "14")]
         Resolve(super::Resolve),
+        #[prost(message, tag = "15")]
+        SocketCall(super::SocketCall),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -231,6 +233,85 @@ pub struct Resolve {
     #[prost(uint32, tag = "3")]
     pub family: u32,
 }
+/// A call on a socket of the machine's own network, by a library that rewrites addresses. Its descriptor comes beside the message.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SocketCall {
+    #[prost(message, optional, tag = "1")]
+    pub caller: ::core::option::Option<Caller>,
+    #[prost(enumeration = "socket_call::Kind", tag = "2")]
+    pub kind: i32,
+    /// struct sockaddr as the program passed it.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub address: ::prost::bytes::Bytes,
+    /// The backlog of listen(2), the error of SO_ERROR.
+    #[prost(int32, tag = "4")]
+    pub number: i32,
+}
+/// Nested message and enum types in `SocketCall`.
+pub mod socket_call {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unspecified = 0,
+        Bind = 1,
+        Listen = 2,
+        Connect = 3,
+        /// getsockname(2).
+        Local = 4,
+        /// getpeername(2), accept(2).
+        Peer = 5,
+        /// Where to send a datagram.
+        Send = 6,
+        /// Where a datagram came from; without a descriptor.
+        Receive = 7,
+        /// SO_ERROR.
+        Error = 8,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KIND_UNSPECIFIED",
+                Self::Bind => "KIND_BIND",
+                Self::Listen => "KIND_LISTEN",
+                Self::Connect => "KIND_CONNECT",
+                Self::Local => "KIND_LOCAL",
+                Self::Peer => "KIND_PEER",
+                Self::Send => "KIND_SEND",
+                Self::Receive => "KIND_RECEIVE",
+                Self::Error => "KIND_ERROR",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+                "KIND_BIND" => Some(Self::Bind),
+                "KIND_LISTEN" => Some(Self::Listen),
+                "KIND_CONNECT" => Some(Self::Connect),
+                "KIND_LOCAL" => Some(Self::Local),
+                "KIND_PEER" => Some(Self::Peer),
+                "KIND_SEND" => Some(Self::Send),
+                "KIND_RECEIVE" => Some(Self::Receive),
+                "KIND_ERROR" => Some(Self::Error),
+                _ => None,
+            }
+        }
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Notice {
     #[prost(string, tag = "1")]
@@ -243,7 +324,7 @@ pub struct Notice {
 pub struct ToLayer {
     #[prost(uint64, tag = "1")]
     pub id: u64,
-    #[prost(oneof = "to_layer::Kind", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "to_layer::Kind", tags = "2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<to_layer::Kind>,
 }
 /// Nested message and enum types in `ToLayer`.
@@ -260,6 +341,8 @@ pub mod to_layer {
         UnixConnect(super::UnixAnswer),
         #[prost(message, tag = "6")]
         Resolved(super::Resolved),
+        #[prost(message, tag = "7")]
+        SocketCall(super::SocketAnswer),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -302,6 +385,9 @@ pub struct Library {
     /// The host resolves names.
     #[prost(bool, tag = "4")]
     pub names: bool,
+    /// There is no session netns: the library rewrites addresses, as the host says.
+    #[prost(bool, tag = "5")]
+    pub addresses: bool,
 }
 /// What the layer needs to decide without asking.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -376,6 +462,16 @@ pub struct Resolved {
     pub error: i32,
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// `go_on`: nothing is to be changed. Else the result, a negative one being an error number, and a struct sockaddr for the program.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SocketAnswer {
+    #[prost(bool, tag = "1")]
+    pub go_on: bool,
+    #[prost(sint32, tag = "2")]
+    pub value: i32,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub address: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnixAnswer {

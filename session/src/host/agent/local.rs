@@ -1,8 +1,9 @@
 //! An agent on this machine, as the host holds it: a child that is watched for its end, started again, stopped.
 
 use std::{
+    io,
+    os::fd::AsFd,
     path::PathBuf,
-    process::Child,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -11,30 +12,42 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::host::{
-    bring_up::start_agent,
+    bring_up::broken,
     world::{Ended, Failure, Owned},
 };
-use crate::{agent_link::Endpoint, agent_process::AgentProcess, async_fd};
+use crate::{
+    agent_link::Endpoint,
+    agent_process::{self, AgentProcess},
+    async_fd, local,
+};
+
+/// What the agent stands beside.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::host) struct LocalTarget {
+    pub(in crate::host) pid: u32,
+    /// It is a local pod, whose node can start an agent as well.
+    pub(in crate::host) pod: bool,
+}
 
 /// Handle on the agent's process; clones share it.
 #[derive(Clone, Debug)]
 pub(in crate::host) struct LocalAgent {
     process: Arc<Mutex<Option<AgentProcess>>>,
-    target: u32,
+    target: LocalTarget,
     dir: PathBuf,
     /// Its end is wanted.
     stopping: CancellationToken,
 }
 
 impl LocalAgent {
-    pub(in crate::host) fn new(process: AgentProcess, target: u32, dir: PathBuf) -> Self {
+    pub(in crate::host) fn new(process: AgentProcess, target: LocalTarget, dir: PathBuf) -> Self {
         let process = Arc::new(Mutex::new(Some(process)));
         Self { process, target, dir, stopping: CancellationToken::new() }
     }
 
     /// Tells when the agent ends without being asked to. Runs until then, or until it is stopped.
     pub(in crate::host) async fn watch(self, ended_tx: mpsc::Sender<Ended>) {
-        let pid = self.with(|process| process.child.id());
+        let pid = self.with(|process| process.process.id());
         // Its end is wanted: nobody is told.
         tokio::select! {
             biased;
@@ -44,7 +57,7 @@ impl LocalAgent {
                 return;
             }
         }
-        let how = self.with(|process| exit_status(&mut process.child)).unwrap_or_default();
+        let how = self.with(|process| process.process.end()).unwrap_or_default();
         tracing::warn!(how, "the agent has ended");
         // Closed: the session is ending as well.
         drop(ended_tx.send(Ended::Agent(how)).await);
@@ -54,7 +67,7 @@ impl LocalAgent {
     pub(in crate::host) fn restart(&self) -> Owned<Result<(), Failure>> {
         let this = self.clone();
         Box::pin(async move {
-            if !std::path::Path::new("/proc").join(this.target.to_string()).exists() {
+            if !std::path::Path::new("/proc").join(this.target.pid.to_string()).exists() {
                 return Err(Failure::new("the target has ended", "start it again, then the session"));
             }
             let endpoint = this.with(|process| process.endpoint.clone());
@@ -75,7 +88,7 @@ impl LocalAgent {
         let process = self.process.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(process) = process else { return };
         match spawn_blocking(move || process.stop()).await {
-            Ok(Ok(status)) => tracing::info!(%status, "the agent has ended"),
+            Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the agent cannot be waited for"),
             Err(error) => tracing::error!(%error, "stopping the agent broke down"),
         }
@@ -86,6 +99,33 @@ impl LocalAgent {
     }
 }
 
+/// Starts an agent; blocks for some milliseconds on a thread of its own. Where this process may not join the namespaces of a local
+/// pod, its node is asked for an agent.
+pub(in crate::host) async fn start_agent(target: LocalTarget, dir: PathBuf) -> Result<AgentProcess, Failure> {
+    // Dropped by the runtime when nobody waits any more; an agent that is dropped ends.
+    let started = spawn_blocking(move || {
+        if !target.pod || may_join_namespaces() {
+            return agent_process::start_local(target.pid, &dir);
+        }
+        tracing::info!("no namespace can be joined here, so the node is asked for an agent");
+        agent_process::start_by_node(target.pid, &dir, |arguments, standard| {
+            local::start_agent(arguments, &standard).map_err(io::Error::other)
+        })
+    });
+    started.await.map_err(|error| broken(&error))?.map_err(|error| {
+        Failure::caused(
+            &error,
+            "the target must be a process of yours, or this program must run as root; `mirrord-tui doctor` tells more",
+        )
+    })
+}
+
+/// Whether setns(2) can be called at all: on a file that is no namespace it fails in another way when it can.
+fn may_join_namespaces() -> bool {
+    let Ok(file) = std::fs::File::open("/proc/self/stat") else { return true };
+    rustix::thread::move_into_link_name_space(file.as_fd(), None) != Err(rustix::io::Errno::PERM)
+}
+
 /// Waits until a child of ours has ended, without reaping it; `false` when it cannot be watched.
 pub(in crate::host) async fn child_ended(pid: Option<u32>) -> bool {
     let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
@@ -93,13 +133,5 @@ pub(in crate::host) async fn child_ended(pid: Option<u32>) -> bool {
     match watched.and_then(|pidfd| async_fd::watch(pidfd).ok()) {
         Some(pidfd) => pidfd.readable().await.is_ok(),
         None => false,
-    }
-}
-
-/// How a child ended whose pidfd is readable, so that there is nothing to wait for.
-fn exit_status(child: &mut Child) -> String {
-    match child.try_wait() {
-        Ok(Some(status)) => status.to_string(),
-        Ok(None) | Err(_) => "it is not known how".to_owned(),
     }
 }

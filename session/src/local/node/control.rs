@@ -1,6 +1,7 @@
 //! The node's control socket: one task per client, which answers its requests in order.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::{self, Read},
     net::TcpListener,
@@ -22,6 +23,7 @@ use tokio::{
 
 use super::{Busy, Node, tenant::bring_up};
 use crate::{
+    agent_process,
     limits::{NODE_ACCEPT_RETRY, NODE_BACKLOG, POD_SPEC_BYTES, STEP_TIMEOUT},
     local::{
         SOCKET_FILE,
@@ -98,6 +100,7 @@ impl Node {
             Request::List => Reply::Pods(self.registry.list()),
             Request::Stop { name } => self.stop(&name).await,
             Request::Node => Reply::Node(std::process::id()),
+            Request::Agent { arguments } => start_agent(&arguments, fds).unwrap_or_else(Reply::Failed),
             Request::Socket { name } => match self.registry.address(&name) {
                 None => Reply::Failed(Failure::Unknown),
                 Some(ip) => {
@@ -145,6 +148,17 @@ impl Node {
             None => Reply::Failed(Failure::Unknown),
         }
     }
+}
+
+/// An agent for a client that cannot join the namespaces of a pod itself. It ends when the client closes its standard input.
+fn start_agent(arguments: &[OsString], fds: Vec<OwnedFd>) -> Result<Reply, Failure> {
+    let failed = |error: io::Error| Failure::setup("starting an agent", &error);
+    let standard = fds.try_into().map_err(|_| failed(io::ErrorKind::InvalidInput.into()))?;
+    let mut child = agent_process::spawn_for_client(arguments, standard).map_err(failed)?;
+    let pid = child.id();
+    // Reaps it. The thread ends with it, or with the node.
+    std::thread::spawn(move || child.wait());
+    Ok(Reply::Agent(pid))
 }
 
 fn read_spec(memfd: OwnedFd) -> io::Result<StartSpec> {

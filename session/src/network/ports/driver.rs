@@ -15,7 +15,7 @@ use std::{
 use mirrord_netns::sock_diag::DestroyEvents;
 use mirrord_protocol::{agent::v1 as agent, session::v1 as wire};
 use tokio::{
-    io::unix::AsyncFd,
+    io::unix::{AsyncFd, AsyncFdReadyMutGuard},
     sync::{mpsc, oneshot, watch},
     time::{MissedTickBehavior, interval},
 };
@@ -66,7 +66,8 @@ pub(in crate::network) struct Driver {
     /// Where those who serve connections send what they count.
     requests: Requests,
     requests_rx: mpsc::Receiver<Request>,
-    destroyed: AsyncFd<DestroyEvents>,
+    /// Sockets that are gone; without it the scan finds them.
+    destroyed: Option<AsyncFd<DestroyEvents>>,
     ports_tx: watch::Sender<Vec<wire::Port>>,
     /// driver --why the only agent ends--> host
     ending_tx: watch::Sender<Option<AgentEnding>>,
@@ -92,7 +93,7 @@ struct Joined {
 pub(in crate::network) struct Inputs {
     pub(in crate::network) requests: Requests,
     pub(in crate::network) requests_rx: mpsc::Receiver<Request>,
-    pub(in crate::network) destroyed: AsyncFd<DestroyEvents>,
+    pub(in crate::network) destroyed: Option<AsyncFd<DestroyEvents>>,
     pub(in crate::network) ports_tx: watch::Sender<Vec<wire::Port>>,
     pub(in crate::network) ending_tx: watch::Sender<Option<AgentEnding>>,
 }
@@ -141,7 +142,7 @@ impl Driver {
                     Some(request) => self.request(request),
                     None => return,
                 },
-                ready = self.destroyed.readable_mut() => read_destroyed(ready, &mut self.ports),
+                ready = destroyed(&mut self.destroyed) => read_destroyed(ready, &mut self.ports),
                 _ = scan.tick() => self.scan(),
             };
             self.carry_out(effects).await;
@@ -363,9 +364,19 @@ impl Driver {
     }
 }
 
+/// Waits for sockets that are gone.
+async fn destroyed(
+    events: &mut Option<AsyncFd<DestroyEvents>>,
+) -> std::io::Result<AsyncFdReadyMutGuard<'_, DestroyEvents>> {
+    match events {
+        Some(events) => events.readable_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Reads the closed sockets that the kernel reported. Overruns are made good by the next scan.
 fn read_destroyed(
-    ready: std::io::Result<tokio::io::unix::AsyncFdReadyMutGuard<'_, DestroyEvents>>,
+    ready: std::io::Result<AsyncFdReadyMutGuard<'_, DestroyEvents>>,
     ports: &mut Ports,
 ) -> Vec<Effect> {
     let Ok(mut ready) = ready else { return Vec::new() };
