@@ -16,7 +16,9 @@ pub fn text(info: &wire::SessionInfo, histograms: &wire::HistogramsReply) -> Str
     let counted = if counted.is_empty() { "nothing happened".to_owned() } else { counted.join(", ") };
     text.push_str(&format!("session {} with {}: {counted}", info.id, info.target));
     for port in &info.ports {
-        let mode = match port.mode() {
+        // What was asked for: a command that ends has closed its port a moment before, and then nothing is stolen any more.
+        let asked = if port.wanted() == wire::Mode::Unspecified { port.mode() } else { port.wanted() };
+        let mode = match asked {
             wire::Mode::Mirror => "mirrored",
             wire::Mode::Steal => "stolen",
             wire::Mode::Off | wire::Mode::Unspecified => "off",
