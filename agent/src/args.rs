@@ -13,7 +13,7 @@ const CONTAINER_ID: usize = 64;
 
 /// What the agent prints for `--help` and after a mistake.
 pub(crate) const USAGE: &str = "usage: mirrord-agent --listen unix:PATH|tcp:127.0.0.1:PORT --target-pid N|--container-id ID \
---token-sha256 HEX [--client WHO] [--idle-timeout SECONDS] [--end-with-stdin]";
+--token-sha256 HEX [--client WHO] [--idle-timeout SECONDS] [--end-with-stdin] [--hand-over]";
 
 /// Where the agent waits for its client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub(crate) struct Args {
     pub(crate) idle_timeout: Duration,
     /// End when standard input does: the starter holds the other end of a pipe and takes the agent along.
     pub(crate) end_with_stdin: bool,
+    /// Standard input is a socket of a starter on this machine, which takes connected sockets from it.
+    pub(crate) hand_over: bool,
 }
 
 /// Why a command line is refused.
@@ -65,7 +67,7 @@ impl Args {
     /// Parses what follows the program's name.
     pub(crate) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self, ArgsError> {
         let (mut listen, mut subject, mut token) = (None, None, None);
-        let (mut idle_timeout, mut end_with_stdin) = (IDLE, false);
+        let (mut idle_timeout, mut end_with_stdin, mut hand_over) = (IDLE, false, false);
         let mut client = "another session".to_owned();
         while let Some(option) = args.next() {
             match option.to_str() {
@@ -83,6 +85,7 @@ impl Args {
                     idle_timeout = parse_seconds(&value("--idle-timeout", &mut args)?)?;
                 }
                 Some("--end-with-stdin") => end_with_stdin = true,
+                Some("--hand-over") => hand_over = true,
                 _ => return Err(ArgsError::Unknown(option.to_string_lossy().into_owned())),
             }
         }
@@ -93,6 +96,7 @@ impl Args {
             client,
             idle_timeout,
             end_with_stdin,
+            hand_over,
         })
     }
 }
@@ -167,20 +171,20 @@ mod tests {
     #[test]
     fn a_full_command_line_is_understood() {
         let args = with_token(
-            "--listen unix:/run/a.sock --target-pid 12 --idle-timeout 5 --client ann --end-with-stdin",
+            "--listen unix:/run/a.sock --target-pid 12 --idle-timeout 5 --client ann --end-with-stdin --hand-over",
         )
         .unwrap();
         assert_eq!(args.listen, Listen::Unix("/run/a.sock".into()));
         assert_eq!(args.client, "ann");
         assert_eq!(
-            (args.subject, args.idle_timeout, args.end_with_stdin),
-            (Subject::Pid(12), Duration::from_secs(5), true)
+            (args.subject, args.idle_timeout, args.end_with_stdin, args.hand_over),
+            (Subject::Pid(12), Duration::from_secs(5), true, true)
         );
         let id = "0A".repeat(32);
         let args = with_token(&format!("--container-id {id} --listen tcp:127.0.0.1:7777")).unwrap();
         assert_eq!(args.listen, Listen::Tcp(([127, 0, 0, 1], 7777).into()));
         assert_eq!(args.subject, Subject::Container(id.to_ascii_lowercase()));
-        assert_eq!((args.idle_timeout, &*args.client), (IDLE, "another session"));
+        assert_eq!((args.idle_timeout, &*args.client, args.hand_over), (IDLE, "another session", false));
     }
 
     #[test]

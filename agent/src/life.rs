@@ -14,8 +14,8 @@ use std::{
 };
 
 use tokio::{
-    io::AsyncReadExt,
-    net::unix::pipe::Receiver,
+    io::{AsyncRead, AsyncReadExt},
+    net::{UnixStream, unix::pipe::Receiver},
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::timeout,
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::target::Target;
+use crate::{args::Args, target::Target};
 
 /// Why the agent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ impl Life {
         mut signals: Signals,
         target: &Target,
         idle: Duration,
-        stdin: bool,
+        stdin: Stdin,
     ) -> io::Result<()> {
         // Reasons that are certain come before the timer, which a late client could still have stopped.
         let why = tokio::select! {
@@ -104,7 +104,7 @@ impl Life {
             () = self.ending.cancelled() => return Ok(()),
             () = signals.received() => End::Signal,
             ended = target.ended() => { ended?; End::TargetEnded }
-            ended = end_of_stdin(), if stdin => { ended?; End::StarterGone }
+            ended = stdin.ended(), if stdin != Stdin::Ignored => { ended?; End::StarterGone }
             () = self.idle(idle) => End::Idle,
         };
         self.end(why);
@@ -177,12 +177,42 @@ impl<S: Stream + Unpin> Stream for UntilEnd<S> {
     }
 }
 
-/// Returns when every holder of the pipe's other end is gone. What is written there is thrown away.
-async fn end_of_stdin() -> io::Result<()> {
-    let mut stdin = Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
-    let mut buffer = [0; 64];
-    while stdin.read(&mut buffer).await? > 0 {}
-    Ok(())
+/// What standard input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stdin {
+    /// Nothing that matters.
+    Ignored,
+    /// A pipe whose end is the starter's.
+    Pipe,
+    /// A socket whose end is the starter's.
+    Socket,
+}
+
+impl Stdin {
+    pub(crate) const fn of(args: &Args) -> Self {
+        match (args.end_with_stdin, args.hand_over) {
+            (false, _) => Self::Ignored,
+            (true, false) => Self::Pipe,
+            (true, true) => Self::Socket,
+        }
+    }
+
+    /// Returns when every holder of the other end is gone. What is written there is thrown away.
+    async fn ended(self) -> io::Result<()> {
+        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+        let mut stdin: Box<dyn AsyncRead + Send + Unpin> = match self {
+            Self::Ignored => return std::future::pending().await,
+            Self::Pipe => Box::new(Receiver::from_owned_fd(stdin)?),
+            Self::Socket => {
+                let socket = std::os::unix::net::UnixStream::from(stdin);
+                socket.set_nonblocking(true)?;
+                Box::new(UnixStream::from_std(socket)?)
+            }
+        };
+        let mut buffer = [0; 64];
+        while stdin.read(&mut buffer).await? > 0 {}
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod container;
 mod dns;
 mod env;
 mod files;
+mod hand_over;
 mod life;
 mod limits;
 mod mirror;
@@ -39,7 +40,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     args::{Args, Subject, USAGE},
-    life::{Life, Signals},
+    hand_over::HandOver,
+    life::{Life, Signals, Stdin},
     limits::{BLOCKING_THREADS, MESSAGE, SHUTDOWN_GRACE, WORKERS},
     network::TargetNetwork,
     server::AgentService,
@@ -104,14 +106,20 @@ async fn run(args: &Args, bound: Bound, target: Arc<Target>) -> Result<()> {
         "the agent may not enter the target's network; it needs CAP_SYS_ADMIN and CAP_SYS_PTRACE there"
             .to_owned()
     });
-    let service = AgentService::new(Arc::clone(&target), network, life.clone(), tasks.clone(), &args.client);
+    let hand_over = if args.hand_over {
+        HandOver::to_starter().context("cannot hand sockets over through standard input")?
+    } else {
+        HandOver::default()
+    };
+    let service =
+        AgentService::new(Arc::clone(&target), network, hand_over, life.clone(), tasks.clone(), &args.client);
     let server =
         AgentServer::new(service).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let transport = Transport::new(server, args.token, life.clone(), tasks.clone());
     let signals = Signals::install().context("cannot wait for signals")?;
     say_ready();
     tracing::info!(pid = target.pid(), version = env!("CARGO_PKG_VERSION"), "the agent is ready");
-    let watched = life.watch(signals, &target, args.idle_timeout, args.end_with_stdin);
+    let watched = life.watch(signals, &target, args.idle_timeout, Stdin::of(args));
     let (served, watched) = tokio::join!(transport.serve(bound), async {
         let watched = watched.await;
         // Also when watching failed: then nobody would end the server any more.

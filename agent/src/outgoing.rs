@@ -21,19 +21,22 @@ use tonic::{Status, Streaming};
 
 use crate::{
     address,
+    hand_over::HandOver,
     limits::{DIAL, DIAL_MAX, FIRST_MESSAGE, UNIX_RETRY},
     network::{OwnConnection, TargetNetwork},
     relay::{self, DownSender, Socket},
     target::Target,
 };
 
+/// What a dial needs.
+pub(crate) struct From {
+    pub(crate) target: Arc<Target>,
+    pub(crate) network: TargetNetwork,
+    pub(crate) hand_over: HandOver,
+}
+
 /// Serves one Dial call.
-pub(crate) async fn serve(
-    target: Arc<Target>,
-    network: TargetNetwork,
-    mut up: Streaming<wire::DialUp>,
-    down_tx: DownSender<wire::DialDown>,
-) {
+pub(crate) async fn serve(from: From, mut up: Streaming<wire::DialUp>, down_tx: DownSender<wire::DialDown>) {
     let Some(dial) = first_message(&mut up).await else {
         let status = Status::invalid_argument("the first message of a Dial call says where to");
         // The client may be gone; then nobody waits for the status.
@@ -44,17 +47,28 @@ pub(crate) async fn serve(
     let connected = tokio::select! {
         biased;
         () = down_tx.closed() => return,
-        connected = connect(&target, &network, &dial) => connected,
+        connected = connect(&from.target, &from.network, &dial) => connected,
     };
-    let (result, connected) = match connected {
+    let (mut result, connected) = match connected {
         Ok(connected) => (connected.result.clone(), Some(connected)),
         Err(error) => (failed(&error), None),
     };
+    if dial.hand_over
+        && let Some(Connected { socket: Socket::Tcp(socket), .. }) = &connected
+    {
+        result.handed_over = from.hand_over.give(socket);
+    }
+    let handed_over = result.handed_over != 0;
     let message = wire::DialDown { kind: Some(wire::dial_down::Kind::Result(result)) };
     if down_tx.send(Ok(message)).await.is_ok()
         && let Some(Connected { socket, own, .. }) = connected
     {
-        relay::run(socket, up, down_tx).await;
+        if handed_over {
+            drop(socket);
+            relay::until_ended(up).await;
+        } else {
+            relay::run(socket, up, down_tx).await;
+        }
         drop(own);
     }
 }
@@ -68,7 +82,7 @@ async fn first_message(up: &mut Streaming<wire::DialUp>) -> Option<wire::Dial> {
 
 /// The answer to a connection that did not come about.
 pub(crate) fn failed(error: &io::Error) -> wire::DialResult {
-    wire::DialResult { errno: address::errno(error), local: None, peer: None }
+    wire::DialResult { errno: address::errno(error), ..wire::DialResult::default() }
 }
 
 struct Connected {
@@ -88,9 +102,9 @@ async fn connect(target: &Target, network: &TargetNetwork, dial: &wire::Dial) ->
                 let peer = address::from_wire(peer).ok_or(Errno::INVAL)?;
                 let (socket, own) = connect_tcp(network, peer).await?;
                 let result = wire::DialResult {
-                    errno: 0,
                     local: Some(address::to_wire(socket.local_addr()?)),
                     peer: Some(address::to_wire(socket.peer_addr()?)),
+                    ..wire::DialResult::default()
                 };
                 Ok(Connected { socket: Socket::Tcp(socket), own: Some(own), result })
             }

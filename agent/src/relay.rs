@@ -172,6 +172,11 @@ pub(crate) async fn run<U: Up, D: Down>(socket: Socket, mut up: Streaming<U>, do
     }
 }
 
+/// Waits until the client has no more use for a call whose socket it holds itself.
+pub(crate) async fn until_ended<U>(mut up: Streaming<U>) {
+    while let Ok(Some(_)) = up.message().await {}
+}
+
 async fn both_ways<U: Up, D: Down>(
     socket: &Socket,
     up: &mut Streaming<U>,

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     address, dns, env,
     files::session::FileSession,
+    hand_over::HandOver,
     life::{End, Life, UntilEnd},
     limits::{CLIENTS, DATAGRAMS, FILE_REPLIES, RELAY_QUEUE, SUBSCRIPTION_REPLIES},
     mirror::{Mirror, MirrorQueue, MirrorReader},
@@ -37,6 +38,7 @@ struct Inner {
     target: Arc<Target>,
     /// Or one sentence why it cannot be used.
     network: Result<TargetNetwork, String>,
+    hand_over: HandOver,
     life: Life,
     tasks: TaskTracker,
     /// Subscriptions call --client--> owner of the subscriptions; full: the call waits
@@ -50,6 +52,7 @@ impl AgentService {
     pub(crate) fn new(
         target: Arc<Target>,
         network: Result<TargetNetwork, String>,
+        hand_over: HandOver,
         life: Life,
         tasks: TaskTracker,
         client: &str,
@@ -63,7 +66,9 @@ impl AgentService {
             let owner = Subscriptions::new(life.clone(), network.clone(), parking.clone(), steal, mirror);
             tasks.spawn(owner.run(clients_rx));
         }
-        Self { inner: Arc::new(Inner { target, network, life, tasks, clients_tx, parking, queue }) }
+        Self {
+            inner: Arc::new(Inner { target, network, hand_over, life, tasks, clients_tx, parking, queue }),
+        }
     }
 
     fn network(&self) -> Result<TargetNetwork, Status> {
@@ -184,8 +189,12 @@ impl Agent for AgentService {
         request: Request<Streaming<wire::DialUp>>,
     ) -> Result<Response<Self::DialStream>, Status> {
         let (down_tx, down_rx) = mpsc::channel(RELAY_QUEUE);
-        let target = Arc::clone(&self.inner.target);
-        self.spawn(outgoing::serve(target, self.network()?, request.into_inner(), down_tx));
+        let from = outgoing::From {
+            target: Arc::clone(&self.inner.target),
+            network: self.network()?,
+            hand_over: self.inner.hand_over.clone(),
+        };
+        self.spawn(outgoing::serve(from, request.into_inner(), down_tx));
         Ok(Response::new(ReceiverStream::new(down_rx)))
     }
 

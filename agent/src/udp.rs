@@ -72,9 +72,9 @@ async fn open_socket(
     let peer = open.peer.as_ref().and_then(address::from_wire).ok_or(Errno::INVAL)?;
     let socket = connected(network, peer, u16::try_from(open.local_port).unwrap_or(0)).await?;
     let result = wire::DialResult {
-        errno: 0,
         local: Some(address::to_wire(socket.local_addr()?)),
         peer: Some(address::to_wire(peer)),
+        ..wire::DialResult::default()
     };
     Ok((socket, result))
 }

@@ -271,7 +271,7 @@ fn the_agents_own_calls_are_not_mirrored() {
         for _ in 0..20 {
             let (up_tx, up_rx) = mpsc::channel(4);
             let to = wire::Address { ip: vec![10, 244, 0, 5].into(), port: ECHO.into() };
-            let dial = wire::Dial { to: Some(wire::dial::To::Tcp(to)), timeout_ms: 1000 };
+            let dial = wire::Dial { to: Some(wire::dial::To::Tcp(to)), timeout_ms: 1000, hand_over: false };
             for kind in [
                 wire::dial_up::Kind::Dial(dial),
                 wire::dial_up::Kind::Data("own".into()),

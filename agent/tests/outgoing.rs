@@ -71,7 +71,7 @@ impl Dialled {
     async fn to(client: &mut Client, to: dial::To, limit: Duration) -> Self {
         let (up_tx, up_rx) = mpsc::channel(4);
         let timeout_ms = limit.as_millis().try_into().unwrap();
-        let first = dial_up::Kind::Dial(Dial { to: Some(to), timeout_ms });
+        let first = dial_up::Kind::Dial(Dial { to: Some(to), timeout_ms, hand_over: false });
         up_tx.send(DialUp { kind: Some(first) }).await.unwrap();
         let mut down = client.dial(ReceiverStream::new(up_rx)).await.unwrap().into_inner();
         let first = timeout(LIMIT, down.message()).await.unwrap().unwrap().unwrap();

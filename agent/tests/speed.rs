@@ -96,7 +96,7 @@ async fn dialled(
         std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
     };
     let to = dial::To::Tcp(wire::Address { ip: ip.into(), port: peer.port().into() });
-    let first = dial_up::Kind::Dial(wire::Dial { to: Some(to), timeout_ms: 1000 });
+    let first = dial_up::Kind::Dial(wire::Dial { to: Some(to), timeout_ms: 1000, hand_over: false });
     up_tx.send(DialUp { kind: Some(first) }).await.unwrap();
     let mut down = client.dial(ReceiverStream::new(up_rx)).await.unwrap().into_inner();
     down.message().await.unwrap().unwrap();

@@ -9,6 +9,7 @@
 
 mod calls;
 mod connect;
+mod handed;
 mod heartbeat;
 mod streams;
 
@@ -30,8 +31,11 @@ use self::{
 };
 pub use self::{
     connect::{Connector, Endpoint, Transport},
+    handed::HandedSockets,
     heartbeat::{LinkState, LinkStatus},
-    streams::{AgentReceiver, AgentSender, Chunk, Connected, Stolen, UdpAssociation, UdpEvent},
+    streams::{
+        AgentReceiver, AgentSender, Carrier, Chunk, Connected, OpenCall, Stolen, UdpAssociation, UdpEvent,
+    },
 };
 use crate::limits::{
     AGENT_CALL_TIMEOUT, AGENT_CLOSE_GRACE, AGENT_LOST, DIAL_SLACK, FILE_CALL_TIMEOUT, STREAM_MESSAGES,
@@ -45,6 +49,7 @@ pub struct AgentLink {
 
 struct Inner {
     channels: Channels,
+    handed: Option<Arc<HandedSockets>>,
     facts: wire::HelloReply,
     files: Calls<wire::FileRequest>,
     dns: Calls<wire::DnsRequest>,
@@ -169,17 +174,23 @@ impl AgentLink {
         token: &str,
         patience: Option<Duration>,
     ) -> Result<Self, LinkError> {
+        let handed = endpoint.handed();
         let channels = Channels::connect(endpoint, token).await?;
         let facts = channels.hello().await?;
         let cancel = CancellationToken::new();
         let tasks = TaskTracker::new();
         let (status_tx, status) = watch::channel(LinkStatus::default());
         tasks.spawn(heartbeat::run(channels.clone(), status_tx, cancel.clone(), patience));
+        if let Some(handed) = handed.clone() {
+            let cancel = cancel.clone();
+            tasks.spawn(async move { handed.tidy(cancel).await });
+        }
         Ok(Self {
             inner: Arc::new(Inner {
                 files: Calls::new(channels.control.clone(), tasks.clone(), cancel.clone()),
                 dns: Calls::new(channels.control.clone(), tasks.clone(), cancel.clone()),
                 channels,
+                handed,
                 facts,
                 status,
                 tasks,
@@ -237,7 +248,7 @@ impl AgentLink {
     pub async fn dial(&self, dial: wire::Dial) -> Result<Connected, DialError> {
         let deadline = Duration::from_millis(dial.timeout_ms.into()) + DIAL_SLACK;
         let client = self.bulk()?;
-        timeout(deadline, streams::dial(client, dial))
+        timeout(deadline, streams::dial(client, dial, self.inner.handed.as_deref()))
             .await
             .unwrap_or(Err(DialError::Link(LinkError::Timeout { call: "Dial", after: deadline })))
     }

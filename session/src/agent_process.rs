@@ -1,7 +1,7 @@
 //! The agent for targets on this machine: the embedded executable, started from memory as a child of the session host.
 //!
 //! In a cluster the same bytes travel as ConfigMaps. The child lives as long as it has a client, and no longer than this process:
-//! it reads a pipe whose other end only we hold. (PR_SET_PDEATHSIG would not do. It follows the *thread* that started the child,
+//! it reads a socket or pipe whose other end only we hold. (PR_SET_PDEATHSIG would not do. It follows the *thread* that started the child,
 //! and the kernel forgets it when the agent joins the target's user namespace.)
 
 use std::{
@@ -17,6 +17,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -31,7 +32,7 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::{
-    agent_link::Endpoint,
+    agent_link::{Endpoint, HandedSockets},
     cluster::agent_job,
     limits::{AGENT_IDLE, AGENT_LOG_TAIL, AGENT_STOP, STEP_TIMEOUT},
 };
@@ -96,11 +97,11 @@ pub struct AgentProcess {
     pub process: Running,
 }
 
-/// An agent's process; its standard input is the pipe that keeps it alive.
+/// An agent's process; its standard input keeps it alive.
 #[derive(Debug)]
 pub enum Running {
-    /// A child of this process.
-    Child(Child),
+    /// A child of this process; over its standard input it hands sockets over.
+    Child(Child, Arc<HandedSockets>),
     /// Started for us by the node of the local pods, whose child it is.
     OfNode {
         /// As this machine sees it.
@@ -117,7 +118,7 @@ impl Running {
     #[must_use]
     pub fn id(&self) -> u32 {
         match self {
-            Self::Child(child) => child.id(),
+            Self::Child(child, _) => child.id(),
             Self::OfNode { pid, .. } => *pid,
         }
     }
@@ -125,7 +126,7 @@ impl Running {
     /// How it has ended, of a process that has.
     pub(crate) fn end(&mut self) -> String {
         let status = match self {
-            Self::Child(child) => child.try_wait().ok().flatten(),
+            Self::Child(child, _) => child.try_wait().ok().flatten(),
             Self::OfNode { .. } => None,
         };
         status.map_or_else(|| "it is not known how".to_owned(), |status| status.to_string())
@@ -139,11 +140,13 @@ impl Running {
 /// [`AgentProcessError`]; when the agent itself gave up, with its own words.
 pub fn start_local(pid: u32, dir: &Path) -> Result<AgentProcess, AgentProcessError> {
     let Place { socket, log, token } = Place::new(dir)?;
-    let mut child = spawn(pid, dir, &socket, &log, &token)?;
+    let handed = Arc::new(HandedSockets::new().map_err(AgentProcessError::Spawn)?);
+    let mut child = spawn((pid, dir), &socket, &log, &token, &handed)?;
     let ready = child.stdout.take().map_or(Ok(false), |output| wait_until_ready(output.into()));
     match ready {
         Ok(true) => {
-            Ok(AgentProcess { endpoint: Endpoint::Unix(socket), token, process: Running::Child(child) })
+            let endpoint = Endpoint::Child(socket, Arc::clone(&handed));
+            Ok(AgentProcess { endpoint, token, process: Running::Child(child, handed) })
         }
         Ok(false) => {
             let status = child.wait().map_err(AgentProcessError::Spawn)?;
@@ -215,8 +218,8 @@ impl AgentProcess {
     /// When the child cannot be waited for.
     pub fn stop(self) -> io::Result<()> {
         match self.process {
-            Running::Child(mut child) => {
-                drop(child.stdin.take());
+            Running::Child(mut child, handed) => {
+                handed.hang_up();
                 if !wait_until_ended(&open_process(child.id())?, AGENT_STOP)? {
                     kill(&mut child);
                 }
@@ -234,12 +237,19 @@ impl AgentProcess {
     }
 }
 
-fn spawn(pid: u32, dir: &Path, socket: &Path, log: &Path, token: &str) -> Result<Child, AgentProcessError> {
+fn spawn(
+    (pid, dir): (u32, &Path),
+    socket: &Path,
+    log: &Path,
+    token: &str,
+    handed: &HandedSockets,
+) -> Result<Child, AgentProcessError> {
     let stderr = open_log(log)?;
-    let arguments = arguments(pid, socket, token);
+    let mut arguments = arguments(pid, socket, token);
+    arguments.push("--hand-over".into());
     let start = |executable: &Path| {
         command(executable, &arguments)
-            .stdin(Stdio::piped())
+            .stdin(handed.for_agent()?)
             .stdout(Stdio::piped())
             .stderr(stderr.try_clone()?)
             .spawn()
@@ -423,7 +433,7 @@ mod tests {
         assert_eq!(link.hello().pid, victim.0.id());
         let env = link.env().await.unwrap();
         assert!(env.iter().any(|entry| &*entry.name == b"VICTIM" && &*entry.value == b"yes"));
-        let Running::Child(child) = &mut agent.process else { panic!("it is our child") };
+        let Running::Child(child, _) = &mut agent.process else { panic!("it is our child") };
         assert!(child.try_wait().unwrap().is_none());
         link.close().await;
         drop(link);

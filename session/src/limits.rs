@@ -175,6 +175,8 @@ pub const AGENT_MESSAGE: usize = 16 << 20;
 pub const AGENT_CALLS: usize = 4096;
 /// Messages queued for a stream to the agent; when full the writer waits. A relay keeps at most this many chunks there.
 pub const STREAM_MESSAGES: usize = 4;
+/// How long a socket that the agent has handed over waits for the call that takes it. The call comes at once or was given up.
+pub const HANDED_UNCLAIMED: Duration = Duration::from_secs(1);
 /// Datagrams queued for one UDP association; when full they are dropped, as on a wire.
 pub const UDP_QUEUE: usize = 256;
 /// Default deadline of a DNS query, as resolv.conf(5) has it.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod handed;
 pub mod sockets;
 
 /// Version of the agent wire. Both ends speak the lower of the two and refuse below [`AGENT_PROTOCOL_OLDEST`].

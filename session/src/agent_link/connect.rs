@@ -20,7 +20,7 @@ use tonic::{
     transport::{Channel, Uri},
 };
 
-use super::{LinkError, within};
+use super::{HandedSockets, LinkError, within};
 use crate::limits::{
     AGENT_CALL_TIMEOUT, AGENT_CONNECTION_WINDOW, AGENT_FRAME, AGENT_KEEP_ALIVE, AGENT_KEEP_ALIVE_TIMEOUT,
     AGENT_MESSAGE, AGENT_STREAM_WINDOW,
@@ -39,6 +39,8 @@ pub type Connector =
 pub enum Endpoint {
     /// A unix socket on this machine.
     Unix(PathBuf),
+    /// The same, of a child of ours that hands connected sockets over.
+    Child(PathBuf, Arc<HandedSockets>),
     /// Whatever the function opens; the text is for messages.
     Connector(String, Connector),
 }
@@ -46,7 +48,7 @@ pub enum Endpoint {
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unix(path) => path.display().fmt(f),
+            Self::Unix(path) | Self::Child(path, _) => path.display().fmt(f),
             Self::Connector(name, _) => name.fmt(f),
         }
     }
@@ -59,9 +61,17 @@ impl fmt::Debug for Endpoint {
 }
 
 impl Endpoint {
+    /// Where the agent hands sockets over, if it does.
+    pub(super) fn handed(&self) -> Option<Arc<HandedSockets>> {
+        match self {
+            Self::Child(_, handed) => Some(Arc::clone(handed)),
+            Self::Unix(_) | Self::Connector(..) => None,
+        }
+    }
+
     async fn open(self) -> io::Result<Box<dyn Transport>> {
         match self {
-            Self::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Self::Unix(path) | Self::Child(path, _) => Ok(Box::new(UnixStream::connect(path).await?)),
             Self::Connector(_, connector) => connector().await,
         }
     }

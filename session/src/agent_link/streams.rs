@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
 use mirrord_protocol::agent::v1 as wire;
-use tokio::sync::mpsc;
+use tokio::{net::TcpStream, sync::mpsc};
 use tokio_stream::{Stream, StreamExt, once, wrappers::ReceiverStream};
 use tonic::{Status, Streaming};
 
-use super::{DialError, LinkError, connect::Client, socket_address};
+use super::{DialError, HandedSockets, LinkError, connect::Client, socket_address};
 use crate::limits::{STREAM_MESSAGES, UDP_QUEUE};
 
 /// A piece of a connection's life, the same in both directions.
@@ -69,13 +69,44 @@ impl AgentReceiver {
     }
 }
 
+/// How the bytes of a connection travel.
+#[derive(Debug)]
+pub enum Carrier {
+    /// As chunks: towards the far end, and from it.
+    Chunks(AgentSender, AgentReceiver),
+    /// The agent has handed its connected socket over; it wants to know when the connection ends.
+    Socket(TcpStream, OpenCall),
+}
+
+impl Carrier {
+    fn of_dial(
+        tx: AgentSender,
+        rx: AgentReceiver,
+        handed_over: u64,
+        handed: Option<&HandedSockets>,
+    ) -> Result<Self, LinkError> {
+        if handed_over == 0 {
+            return Ok(Self::Chunks(tx, rx));
+        }
+        let socket = handed
+            .and_then(|handed| handed.take(handed_over))
+            .ok_or(LinkError::Protocol { call: "Dial", what: "the socket that it announces did not come" })?;
+        Ok(Self::Socket(socket, OpenCall { _up: tx, _down: rx }))
+    }
+}
+
+/// Keeps the call open to which a connection belongs: the agent knows the connection as its own until this is dropped.
+#[derive(Debug)]
+pub struct OpenCall {
+    _up: AgentSender,
+    _down: AgentReceiver,
+}
+
 /// A connection that the agent has dialled.
 #[derive(Debug)]
 pub struct Connected {
-    /// Towards the peer.
-    pub tx: AgentSender,
-    /// From the peer.
-    pub rx: AgentReceiver,
+    /// Its bytes.
+    pub carrier: Carrier,
     /// Address of the agent's socket.
     pub local: SocketAddr,
     /// Address of the peer.
@@ -145,8 +176,13 @@ impl UdpAssociation {
 }
 
 /// Dials and waits for the result.
-pub(super) async fn dial(mut client: Client, dial: wire::Dial) -> Result<Connected, DialError> {
+pub(super) async fn dial(
+    mut client: Client,
+    dial: wire::Dial,
+    handed: Option<&HandedSockets>,
+) -> Result<Connected, DialError> {
     let (tx, rx) = mpsc::channel(STREAM_MESSAGES);
+    let dial = wire::Dial { hand_over: handed.is_some(), ..dial };
     let first = wire::DialUp { kind: Some(wire::dial_up::Kind::Dial(dial)) };
     let mut down = client.dial(led(first, rx)).await.map_err(|status| failed("Dial", status))?.into_inner();
     let message = down.message().await.map_err(|status| failed("Dial", status))?;
@@ -155,8 +191,7 @@ pub(super) async fn dial(mut client: Client, dial: wire::Dial) -> Result<Connect
     };
     check(&result)?;
     Ok(Connected {
-        tx,
-        rx: AgentReceiver(Down::Dial(down)),
+        carrier: Carrier::of_dial(tx, AgentReceiver(Down::Dial(down)), result.handed_over, handed)?,
         local: or_unspecified(result.local.as_ref()),
         peer: or_unspecified(result.peer.as_ref()),
     })

@@ -58,7 +58,10 @@ impl Agent {
     /// Starts another one in its place, where the link finds it, if the target still lives.
     pub(super) fn restart(&self) -> Owned<Result<(), Failure>> {
         match self {
-            Self::Local(agent) => agent.restart(),
+            Self::Local(agent) => {
+                let failure = agent.why_not_again();
+                Box::pin(async { Err(failure) })
+            }
             Self::Cluster(agent) => {
                 let agent = agent.clone();
                 Box::pin(async move { agent.restart().await })

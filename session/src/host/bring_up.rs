@@ -276,7 +276,7 @@ impl Steps {
         let target = LocalTarget { pid: found.await?.pid, pod };
         let process = self.step("starting the agent", start_agent(target, world.dir.clone())).await?;
         let (endpoint, token) = (process.endpoint.clone(), process.token.clone());
-        Ok((Agent::Local(LocalAgent::new(process, target, world.dir.clone())), endpoint, token))
+        Ok((Agent::Local(LocalAgent::new(process, target.pid)), endpoint, token))
     }
 
     async fn cluster_agent(&self, world: &LocalWorld) -> Result<(Agent, Endpoint, String), Failure> {

@@ -390,7 +390,7 @@ impl<P: Parts> Driver<P> {
         match ended {
             Ended::Agent(how) if self.agent_restarts < AGENT_RESTARTS => {
                 self.agent_restarts += 1;
-                self.desk.events.warn(format!("the agent has ended ({how}); starting it again"), "");
+                self.desk.events.warn(format!("the agent has ended ({how})"), "");
                 let restart = self.parts.restart_agent();
                 self.jobs.spawn(async { Done::AgentRestarted(restart.await) });
                 Next::Continue

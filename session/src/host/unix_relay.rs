@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    agent_link::{AgentLink, Chunk, Connected},
+    agent_link::{AgentLink, Carrier, Chunk, Connected},
     events::Events,
     layer_link::LayerLink,
     limits::{DIAL_TIMEOUT, RELAY_CHUNK, STEP_TIMEOUT, UNIX_RELAYS},
@@ -87,7 +87,7 @@ impl UnixRelays {
 async fn dial(agent: &AgentLink, call: &UnixConnect) -> Result<Connected, i32> {
     let timeout_ms = u32::try_from(DIAL_TIMEOUT.as_millis()).unwrap_or(u32::MAX);
     let to = Some(dial::To::Unix(call.path.clone()));
-    agent.dial(Dial { timeout_ms, to }).await.map_err(|error| error.errno())
+    agent.dial(Dial { timeout_ms, to, hand_over: false }).await.map_err(|error| error.errno())
 }
 
 fn listen(path: &Path) -> io::Result<UnixListener> {
@@ -138,7 +138,8 @@ fn tell(events: &Events, call: &UnixConnect, errno: i32, began: Instant) {
 /// Copies both ways until both have ended.
 async fn relay(stream: UnixStream, connected: Connected) {
     let (mut read, mut write) = stream.into_split();
-    let Connected { tx, mut rx, .. } = connected;
+    // The agent hands TCP sockets over, no others.
+    let Carrier::Chunks(tx, mut rx) = connected.carrier else { return };
     let up = async move {
         let mut buffer = vec![0; RELAY_CHUNK];
         loop {

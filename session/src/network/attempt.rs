@@ -57,8 +57,11 @@ pub(super) async fn dial(
 }
 
 async fn dial_remote(shared: &Shared, to: SocketAddr) -> Result<(FarEnd, Option<SocketAddr>), i32> {
-    let dial =
-        agent::Dial { timeout_ms: millis(DIAL_TIMEOUT), to: Some(agent::dial::To::Tcp(wire_address(to))) };
+    let dial = agent::Dial {
+        timeout_ms: millis(DIAL_TIMEOUT),
+        to: Some(agent::dial::To::Tcp(wire_address(to))),
+        ..agent::Dial::default()
+    };
     match shared.agent.dial(dial).await {
         Ok(connected) => {
             let local = connected.local;

@@ -81,7 +81,7 @@ pub(super) async fn serve(
         FarEnd::Resolver => return resolver::serve_stream(shared, near, from, to).await,
         FarEnd::Remote(connected) => {
             let observer = observer();
-            let end = relay::with_agent(near, connected.tx, connected.rx, Side::Client, &observer).await;
+            let end = relay::run(near, connected.carrier, Side::Client, &observer).await;
             (observer, end)
         }
         FarEnd::Local(far) => {

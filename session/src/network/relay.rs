@@ -17,11 +17,12 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use mirrord_netns::sockopt;
 use rustix::net::Shutdown;
-use tokio::{net::TcpStream, time::timeout};
+use scopeguard::ScopeGuard;
+use tokio::{io::Interest, net::TcpStream, time::timeout};
 
 use super::tap::{Tap, now_ns};
 use crate::{
-    agent_link::{AgentReceiver, AgentSender, Chunk},
+    agent_link::{AgentReceiver, AgentSender, Carrier, Chunk},
     limits::{RELAY_CHUNK, RELAY_CHUNK_MIN, RELAY_END},
 };
 
@@ -97,6 +98,18 @@ enum Broken {
     Agent(Option<String>),
 }
 
+/// Relays between a socket and the other end, however its bytes travel, until both directions have ended.
+pub(super) async fn run(socket: TcpStream, other: Carrier, socket_is: Side, observer: &Observer) -> End {
+    match other {
+        Carrier::Chunks(tx, rx) => with_agent(socket, tx, rx, socket_is, observer).await,
+        Carrier::Socket(other, call) => {
+            let end = with_socket(socket, other, socket_is, observer).await;
+            drop(call);
+            end
+        }
+    }
+}
+
 /// Relays between a socket and the agent until both directions have ended.
 pub(super) async fn with_agent(
     socket: TcpStream,
@@ -132,20 +145,25 @@ pub(super) async fn with_agent(
     end
 }
 
-/// Relays between two sockets; `first_is` says which end of the connection the first one is.
+/// Relays between two sockets; `first_is` says which end of the connection the first one is. The second one is reset when the
+/// session ends before the connection does: its end must not take what came for all there was.
 pub(super) async fn with_socket(
     first: TcpStream,
     second: TcpStream,
     first_is: Side,
     observer: &Observer,
 ) -> End {
+    let second = scopeguard::guard(second, reset);
     let there = socket_to_socket(&first, &second, first_is, observer);
     let back = socket_to_socket(&second, &first, first_is.other(), observer);
     let end = match tokio::try_join!(there, back) {
-        Ok(((), ())) => End::Closed,
+        Ok(((), ())) => {
+            drop(ScopeGuard::into_inner(second));
+            End::Closed
+        }
         Err(_) => {
             reset(first);
-            reset(second);
+            drop(second);
             End::Reset(None)
         }
     };
@@ -239,7 +257,7 @@ impl Reader {
         loop {
             socket.readable().await?;
             self.buffer.reserve(self.size);
-            match socket.try_read_buf(&mut self.buffer) {
+            match self.take(socket) {
                 Ok(count) => {
                     if count >= self.size {
                         self.size = (self.size * 4).min(RELAY_CHUNK);
@@ -252,6 +270,21 @@ impl Reader {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl Reader {
+    /// One read. When it took all there was the socket counts as not readable from before the read on, so that the next one waits
+    /// for new bytes instead of asking for what cannot be there.
+    fn take(&mut self, socket: &TcpStream) -> io::Result<usize> {
+        let room = self.buffer.capacity() - self.buffer.len();
+        let mut taken = None;
+        let read = socket.try_io(Interest::READABLE, || {
+            let count = socket.try_read_buf(&mut self.buffer)?;
+            taken = Some(count);
+            if count == 0 || count == room { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+        });
+        taken.map_or_else(|| read.map(|()| 0), Ok)
     }
 }
 

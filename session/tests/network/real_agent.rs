@@ -113,7 +113,7 @@ struct Cable {
 
 impl Cable {
     fn endpoint(&self, agent: &Endpoint) -> Endpoint {
-        let Endpoint::Unix(path) = agent.clone() else { return agent.clone() };
+        let Endpoint::Child(path, _) = agent.clone() else { return agent.clone() };
         let cable = self.clone();
         let connector = move || {
             let (cable, path) = (cable.clone(), path.clone());

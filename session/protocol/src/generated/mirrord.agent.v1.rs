@@ -561,6 +561,9 @@ pub mod dial_up {
 pub struct Dial {
     #[prost(uint32, tag = "3")]
     pub timeout_ms: u32,
+    /// The client takes sockets that the agent hands over.
+    #[prost(bool, tag = "4")]
+    pub hand_over: bool,
     #[prost(oneof = "dial::To", tags = "1, 2")]
     pub to: ::core::option::Option<dial::To>,
 }
@@ -602,6 +605,10 @@ pub struct DialResult {
     pub local: ::core::option::Option<Address>,
     #[prost(message, optional, tag = "3")]
     pub peer: ::core::option::Option<Address>,
+    /// Not 0: the connected socket itself was handed over under this number (protocol::handed); no chunk of it follows. The client
+    /// keeps this call open as long as the connection.
+    #[prost(uint64, tag = "4")]
+    pub handed_over: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UdpUp {

@@ -1,4 +1,4 @@
-//! An agent on this machine, as the host holds it: a child that is watched for its end, started again, stopped.
+//! An agent on this machine, as the host holds it: a child that is watched for its end and stopped.
 
 use std::{
     io,
@@ -11,14 +11,14 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::{sync::mpsc, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use crate::host::{
-    bring_up::broken,
-    world::{Ended, Failure, Owned},
-};
 use crate::{
-    agent_link::Endpoint,
     agent_process::{self, AgentProcess},
-    async_fd, local,
+    async_fd,
+    host::{
+        bring_up::broken,
+        world::{Ended, Failure},
+    },
+    local,
 };
 
 /// What the agent stands beside.
@@ -33,16 +33,16 @@ pub(in crate::host) struct LocalTarget {
 #[derive(Clone, Debug)]
 pub(in crate::host) struct LocalAgent {
     process: Arc<Mutex<Option<AgentProcess>>>,
-    target: LocalTarget,
-    dir: PathBuf,
+    /// The target's process.
+    target: u32,
     /// Its end is wanted.
     stopping: CancellationToken,
 }
 
 impl LocalAgent {
-    pub(in crate::host) fn new(process: AgentProcess, target: LocalTarget, dir: PathBuf) -> Self {
+    pub(in crate::host) fn new(process: AgentProcess, target: u32) -> Self {
         let process = Arc::new(Mutex::new(Some(process)));
-        Self { process, target, dir, stopping: CancellationToken::new() }
+        Self { process, target, stopping: CancellationToken::new() }
     }
 
     /// Tells when the agent ends without being asked to. Runs until then, or until it is stopped.
@@ -63,23 +63,17 @@ impl LocalAgent {
         drop(ended_tx.send(Ended::Agent(how)).await);
     }
 
-    /// Starts another one in its place, where the link finds it, if the target still lives.
-    pub(in crate::host) fn restart(&self) -> Owned<Result<(), Failure>> {
-        let this = self.clone();
-        Box::pin(async move {
-            if !std::path::Path::new("/proc").join(this.target.pid.to_string()).exists() {
-                return Err(Failure::new("the target has ended", "start it again, then the session"));
-            }
-            let endpoint = this.with(|process| process.endpoint.clone());
-            if let Some(Endpoint::Unix(socket)) = endpoint {
-                // A killed agent leaves it; the next one binds the same path, where the link looks for it.
-                drop(std::fs::remove_file(socket));
-            }
-            let process = start_agent(this.target, this.dir.clone()).await?;
-            let old = this.process.lock().unwrap_or_else(PoisonError::into_inner).replace(process);
-            drop(old);
-            Ok(())
-        })
+    /// Why there is no other one in its place. In a cluster agents come and go with their machines; here somebody has killed it, and
+    /// stealing from the target again would be against that will.
+    pub(in crate::host) fn why_not_again(&self) -> Failure {
+        if std::path::Path::new("/proc").join(self.target.to_string()).exists() {
+            Failure::new(
+                "somebody or something has killed the agent",
+                "the target serves by itself; start the session again",
+            )
+        } else {
+            Failure::new("the target has ended", "start it again, then the session")
+        }
     }
 
     /// Ends it and waits for that.

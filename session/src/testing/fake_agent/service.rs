@@ -382,6 +382,7 @@ async fn send_result(down_tx: &Sender<wire::DialDown>, errno: i32, peer: Option<
         errno: errno.unsigned_abs(),
         local: peer.map(|_| wire_address(local)),
         peer: peer.map(wire_address),
+        ..wire::DialResult::default()
     };
     drop(down_tx.send(Ok(wire::DialDown { kind: Some(wire::dial_down::Kind::Result(result)) })).await);
 }
@@ -392,7 +393,7 @@ async fn udp(script: Script, mut up: Streaming<wire::UdpUp>, down_tx: Sender<wir
     let to = open.peer.as_ref().and_then(socket_address);
     let destination = to.and_then(|to| script.lock().udp.get(&to).cloned()).unwrap_or(Destination::Echo);
     let down = |kind| Ok(wire::UdpDown { kind: Some(kind) });
-    let opened = wire::DialResult { errno: 0, local: None, peer: open.peer };
+    let opened = wire::DialResult { peer: open.peer, ..wire::DialResult::default() };
     drop(down_tx.send(down(Down::Opened(opened))).await);
     while let Ok(Some(message)) = up.message().await {
         let Some(Up::Datagram(datagram)) = message.kind else { continue };
