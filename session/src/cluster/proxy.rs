@@ -67,9 +67,12 @@ mod tests {
     #[test]
     fn the_kubeconfig_names_the_proxy_of_a_cluster() {
         let kubeconfig = Kubeconfig::from_yaml(
-            "clusters: [{name: far, cluster: {server: 'https://far:6443', proxy-url: 'http://ann:p%40ss@proxy:3128'}},
-                        {name: near, cluster: {server: 'https://near:6443'}}]
-             contexts: [{name: a, context: {cluster: far, user: u}}, {name: b, context: {cluster: near, user: u}}]",
+            "clusters:\n\
+             - {name: far, cluster: {server: 'https://far:6443', proxy-url: 'http://ann:p%40ss@proxy:3128'}}\n\
+             - {name: near, cluster: {server: 'https://near:6443'}}\n\
+             contexts:\n\
+             - {name: a, context: {cluster: far, user: u}}\n\
+             - {name: b, context: {cluster: near, user: u}}\n",
         )
         .unwrap();
         assert_eq!(named(&kubeconfig, "b"), None);
