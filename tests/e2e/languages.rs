@@ -13,7 +13,7 @@ macro_rules! languages {
     ($($test:ident $victim:literal $quirks:ident $loads:ident;)+) => {$(
         #[test]
         fn $test() {
-            for_every_user(|user| four_checks($victim, Quirks::$quirks, World::new(user)));
+            for_every_user(|user| four_checks($victim, Quirks::$quirks, &World::new(user)));
         }
     )+
 
@@ -23,7 +23,7 @@ macro_rules! languages {
             $(
                 #[test]
                 fn $test() {
-                    four_checks($victim, Quirks::$quirks, World::new(User::Ordinary).with_layer("libc"));
+                    four_checks($victim, Quirks::$quirks, &World::new(User::Ordinary).with_layer("libc"));
                 }
             )+
         }
@@ -40,7 +40,7 @@ macro_rules! languages {
                         return skip(test, "it cannot load the library");
                     }
                     let Some(place) = victim_or_skip("behaviour-dynamic", test) else { return };
-                    four_checks($victim, Quirks::$quirks, World::new(User::Ordinary).restricted(&place));
+                    four_checks($victim, Quirks::$quirks, &World::new(User::Ordinary).restricted(&place));
                 }
             )+
         }
@@ -91,7 +91,7 @@ struct Shop<'world> {
     quirks: Quirks,
 }
 
-fn four_checks(name: &str, quirks: Quirks, world: World) {
+fn four_checks(name: &str, quirks: Quirks, world: &World) {
     // Who serves in the pod must be told from the victim by its name.
     let server = if name == "c-musl" { "c-static" } else { "c-musl" };
     let test = format!("languages {name}");
@@ -103,7 +103,7 @@ fn four_checks(name: &str, quirks: Quirks, world: World) {
         target: world.pod("target", &[], &[&server_path, "serve", &port]),
         client: world.pod("client", &[], &["sleep", "600"]),
         catalog: world.pod("catalog", &[], &[&tool, "clerk", "80", "catalog", "/dev/null"]),
-        world: &world,
+        world,
         victim,
         asker: server_path,
         quirks,
