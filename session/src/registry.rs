@@ -200,10 +200,25 @@ fn resolve(prefix: &str, ids: Vec<String>) -> Result<String, RegistryError> {
 }
 
 pub(crate) async fn connect_socket(id: &str, path: &Path) -> Result<SessionClient<Channel>, RegistryError> {
+    connect_through(id, path, None).await
+}
+
+/// As [`connect_socket`], at first through a connection that is there already.
+pub(crate) async fn connect_through(
+    id: &str,
+    path: &Path,
+    mut early: Option<UnixStream>,
+) -> Result<SessionClient<Channel>, RegistryError> {
     let path = path.to_owned();
     let connector = tower::service_fn(move |_| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        let (path, early) = (path.clone(), early.take());
+        async move {
+            match early {
+                Some(stream) => Ok(stream),
+                None => UnixStream::connect(path).await,
+            }
+            .map(TokioIo::new)
+        }
     });
     // The name is for the Host header only.
     let endpoint = Endpoint::from_static("http://session.local");

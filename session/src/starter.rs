@@ -25,7 +25,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
 };
 use thiserror::Error;
-use tokio::process::Child;
+use tokio::{net::UnixStream, process::Child};
 use tonic::transport::Channel;
 
 use crate::{
@@ -128,8 +128,10 @@ async fn start_in(spec: &SessionSpec, dir: &Path) -> Result<Started, StartError>
     } else {
         None
     };
+    // Connected before there is a host: one that fails at once says why, and its socket is gone by the time it could be looked for.
+    let early = UnixStream::connect(&socket_path).await.map_err(prepare("a connection to", &socket_path))?;
     let mut child = spawn(dir, spec.terminal.is_none(), descriptors).map_err(StartError::Spawn)?;
-    match registry::connect_socket(&spec.id, &socket_path).await {
+    match registry::connect_through(&spec.id, &socket_path, Some(early)).await {
         Ok(client) => Ok(Started { id: spec.id.clone(), dir: dir.to_owned(), client, child, owner }),
         Err(error) => {
             drop(child.start_kill());
