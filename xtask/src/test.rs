@@ -58,7 +58,8 @@ pub(crate) fn run(parts: &[Part]) -> Result<()> {
         step("integration tests");
         // The local pods' tests start the example of that name.
         succeed(&mut cargo(&["build", "--package", "mirrord-session", "--examples"]))?;
-        tests(cargo(&["test", "--workspace", "--exclude", "mirrord-tests", "--test", "*"]), &mut count)?;
+        let kernel = cargo(&["test", "--workspace", "--exclude", "mirrord-tests", "--test", "*"]);
+        cluster::stopped_after(|| tests(kernel, &mut count))?;
     }
     if wanted(Part::E2e) {
         step("build the program (release)");
