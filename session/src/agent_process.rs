@@ -109,7 +109,7 @@ pub enum Running {
         /// Says when it has ended.
         pidfd: OwnedFd,
         /// The pipe.
-        stdin: Option<OwnedFd>,
+        stdin: OwnedFd,
     },
 }
 
@@ -196,7 +196,7 @@ pub(crate) fn start_by_node(
     let ready = open_process(pid).and_then(|pidfd| Ok((pidfd, wait_until_ready(output)?)));
     match ready.map_err(AgentProcessError::Spawn)? {
         (pidfd, true) => {
-            let process = Running::OfNode { pid, pidfd, stdin: Some(input) };
+            let process = Running::OfNode { pid, pidfd, stdin: input };
             Ok(AgentProcess { endpoint: Endpoint::Unix(socket), token, process })
         }
         (_, false) => Err(AgentProcessError::Spawn(io::Error::other(last_words(&log)))),

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 pub use address::AddressError;
 pub use load::{LoadError, load};
+use mirrord_protocol::session::v1 as wire;
 pub use resolve::{Flags, ResolveError, Resolved, file_mode, resolve};
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,16 @@ pub enum Mode {
     Steal,
     /// Neither.
     Off,
+}
+
+impl From<Mode> for wire::Mode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Mirror => Self::Mirror,
+            Mode::Steal => Self::Steal,
+            Mode::Off => Self::Off,
+        }
+    }
 }
 
 /// One wanted port subscription.

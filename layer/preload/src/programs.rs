@@ -136,24 +136,43 @@ fn for_helper(helper: &HelperPath, path: *const c_char, arguments: Strings, into
         && into.extend(arguments, |_| false)
 }
 
+/// How the real function is called with a file, its arguments and its environment.
+type Call<'a> = &'a dyn Fn(*const c_char, Strings, Strings) -> c_int;
+
+/// Runs a program: itself, with the library handed on, or where the supervisor says so through the helper.
+fn run(
+    path: *const c_char,
+    arguments: Strings,
+    environment: Strings,
+    itself: Call<'_>,
+    through: Call<'_>,
+) -> c_int {
+    let (mut helper, mut variables, mut strings) = ([0; PAYLOAD_BYTES], Array::new(), Array::new());
+    match verdict(path, &mut helper) {
+        Verdict::Helper if for_helper(&helper, path, arguments, &mut strings) => {
+            let environment = without_library(environment, &mut variables);
+            through(helper.as_ptr().cast(), strings.pointer(), environment)
+        }
+        _ => itself(path, arguments, with_library(environment, &mut variables)),
+    }
+}
+
+/// execve(2), with what `run` hands on.
+fn real_execve(path: *const c_char, arguments: Strings, environment: Strings) -> c_int {
+    // SAFETY: path and strings are C strings and NULL-terminated arrays of them, our own or the program's.
+    unsafe { real::execve::call(path, arguments, environment) }
+}
+
+/// The exec functions return only when they have failed.
+fn failed(result: c_int) -> Outcome<c_int> {
+    if result == 0 { Outcome::Value(0) } else { Outcome::Errno(sys::errno()) }
+}
+
 fn execute(path: *const c_char, arguments: Strings, environment: Strings) -> Outcome<c_int> {
     if path.is_null() || !start::started() {
         return Outcome::GoOn;
     }
-    let (mut helper, mut variables, mut strings) = ([0; PAYLOAD_BYTES], Array::new(), Array::new());
-    let result = match verdict(path, &mut helper) {
-        Verdict::Helper if for_helper(&helper, path, arguments, &mut strings) => {
-            let environment = without_library(environment, &mut variables);
-            // SAFETY: path and strings are C strings and NULL-terminated arrays of them, our own or the program's.
-            unsafe { real::execve::call(helper.as_ptr().cast(), strings.pointer(), environment) }
-        }
-        _ => {
-            let environment = with_library(environment, &mut variables);
-            // SAFETY: as above.
-            unsafe { real::execve::call(path, arguments, environment) }
-        }
-    };
-    if result == 0 { Outcome::Value(0) } else { Outcome::Errno(sys::errno()) }
+    failed(run(path, arguments, environment, &real_execve, &real_execve))
 }
 
 /// execvp(3): the supervisor is asked about the file that is found first.
@@ -163,20 +182,11 @@ fn execute_found(file: *const c_char, arguments: Strings, environment: Strings) 
     }
     let mut path = [0; PAYLOAD_BYTES];
     let Some(path) = find(file, &mut path) else { return Outcome::GoOn };
-    let (mut helper, mut variables, mut strings) = ([0; PAYLOAD_BYTES], Array::new(), Array::new());
-    let result = match verdict(path, &mut helper) {
-        Verdict::Helper if for_helper(&helper, path, arguments, &mut strings) => {
-            let environment = without_library(environment, &mut variables);
-            // SAFETY: path and strings are C strings and NULL-terminated arrays of them, our own or the program's.
-            unsafe { real::execve::call(helper.as_ptr().cast(), strings.pointer(), environment) }
-        }
-        _ => {
-            let environment = with_library(environment, &mut variables);
-            // SAFETY: as above; the real function looks the file up again and knows scripts without a first line.
-            unsafe { real::execvpe::call(file, arguments, environment) }
-        }
+    let itself = |_, arguments, environment| {
+        // SAFETY: as in real_execve; the real function looks the file up again and knows scripts without a first line.
+        unsafe { real::execvpe::call(file, arguments, environment) }
     };
-    if result == 0 { Outcome::Value(0) } else { Outcome::Errno(sys::errno()) }
+    failed(run(path, arguments, environment, &itself, &real_execve))
 }
 
 /// Where execvp(3) would find the file; `None`: nowhere.
@@ -224,23 +234,11 @@ fn spawn(
     if path.is_null() || !start::started() {
         return Outcome::GoOn;
     }
-    let (mut helper, mut variables, mut strings) = ([0; PAYLOAD_BYTES], Array::new(), Array::new());
-    let result = match verdict(path, &mut helper) {
-        Verdict::Helper if for_helper(&helper, path, arguments, &mut strings) => {
-            let environment = without_library(environment, &mut variables);
-            let helper = helper.as_ptr().cast();
-            // SAFETY: path and strings are C strings and NULL-terminated arrays of them, the rest is the program's own.
-            unsafe {
-                real::posix_spawn::call(pid, helper, actions, attributes, strings.pointer(), environment)
-            }
-        }
-        _ => {
-            let environment = with_library(environment, &mut variables);
-            // SAFETY: as above.
-            unsafe { real::posix_spawn::call(pid, path, actions, attributes, arguments, environment) }
-        }
+    let real = |program, arguments, environment| {
+        // SAFETY: program and strings are C strings and NULL-terminated arrays of them, the rest is the program's own.
+        unsafe { real::posix_spawn::call(pid, program, actions, attributes, arguments, environment) }
     };
-    Outcome::Value(result)
+    Outcome::Value(run(path, arguments, environment, &real, &real))
 }
 
 fn spawn_found(

@@ -35,8 +35,6 @@ pub mod ask {
     /// A call on a socket of the machine's own network: which ([`super::socket`]), a number, an address behind it, the socket beside
     /// it. The answer is a value, with the address for the program behind it.
     pub const SOCKET: u64 = 7;
-    /// The names of an address; the payload is a struct sockaddr.
-    pub const REVERSE: u64 = 8;
 }
 
 /// Calls on sockets, as `SocketCall.Kind` of layer.proto numbers them.

@@ -1,15 +1,18 @@
 //! Turns a file and flags into the effective configuration: defaults, then file, then flags.
 
+mod target;
+
 use std::path::{Path, PathBuf};
 
 use regex::Regex;
 use thiserror::Error;
 
+use self::target::Named;
 use super::{
     AddressRule, Config, FileMode, Mode, OutgoingFilter, PortSpec,
     file::{
         DnsSection, EnvSection, FileConfig, FilterSection, FsSection, IncomingSection, NetworkSection,
-        OutgoingSection, TargetParts, TargetSection,
+        OutgoingSection,
     },
     shapes::{List, Shorthand},
 };
@@ -153,7 +156,7 @@ pub fn resolve(file: FileConfig, flags: &Flags, base: &Path) -> Result<Resolved,
     if file.skip_build_tools.unwrap_or(true) {
         config.skip_processes.extend(BUILD_TOOLS.iter().map(|name| (*name).to_owned()));
     }
-    let Named { target, namespace, all_pods } = target(file.target, &mut warnings)?;
+    let Named { target, namespace, all_pods } = target::named(file.target, &mut warnings)?;
     let target = flags.target.clone().or(target);
     let all_pods = flags.all_pods || all_pods;
     if all_pods && target.as_ref().is_some_and(|target| !matches!(target, Target::Cluster { .. })) {
@@ -207,57 +210,6 @@ const BUILD_TOOLS: [&str; 19] = [
 /// A path that begins with `~/`, from there.
 fn from_home(path: &str) -> Option<PathBuf> {
     Some(std::env::home_dir()?.join(path.strip_prefix("~/")?))
-}
-
-/// What a file says of the target.
-#[derive(Default)]
-struct Named {
-    target: Option<Target>,
-    namespace: Option<String>,
-    all_pods: bool,
-}
-
-fn target(
-    written: Option<Shorthand<TargetSection>>,
-    warnings: &mut Vec<String>,
-) -> Result<Named, ResolveError> {
-    let section = match written {
-        None | Some(Shorthand::Switch(false)) => return Ok(Named::default()),
-        Some(Shorthand::Word(path)) => return Ok(Named { target: Some(path.parse()?), ..Named::default() }),
-        Some(Shorthand::Switch(true)) => {
-            return Err(word("target", "true", "KIND/NAME or an object with `path`"));
-        }
-        Some(Shorthand::Section(section)) => section,
-    };
-    section.without_effect("target.", warnings);
-    let target = match section.path {
-        None | Some(Shorthand::Switch(false)) => None,
-        Some(Shorthand::Word(path)) if path == "targetless" => None,
-        Some(Shorthand::Word(path)) => Some(path.parse()?),
-        Some(Shorthand::Switch(true)) => return Err(word("target.path", "true", "KIND/NAME")),
-        Some(Shorthand::Section(parts)) => Some(target_of_parts(*parts)?),
-    };
-    Ok(Named { target, namespace: section.namespace, all_pods: section.all_pods.unwrap_or(false) })
-}
-
-fn target_of_parts(parts: TargetParts) -> Result<Target, ResolveError> {
-    let named = [
-        ("pod", parts.pod),
-        ("deployment", parts.deployment),
-        ("rollout", parts.rollout),
-        ("statefulset", parts.stateful_set),
-        ("job", parts.job),
-        ("cronjob", parts.cron_job),
-        ("service", parts.service),
-        ("replicaset", parts.replica_set),
-    ];
-    let mut named = named.into_iter().filter_map(|(kind, name)| Some((kind, name?)));
-    match (named.next(), named.next()) {
-        (Some((kind, name)), None) => {
-            Ok(Target::Cluster { kind: kind.to_owned(), name, container: parts.container })
-        }
-        _ => Err(ResolveError::TargetParts),
-    }
 }
 
 fn env(

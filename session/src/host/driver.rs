@@ -37,7 +37,6 @@ use super::{
 };
 use crate::{
     agent_link::{LinkState, LinkStatus},
-    config::Mode,
     limits::{AGENT_RESTARTS, STATUS_TICK, STEP_TIMEOUT, TREE_SETTLE},
     network::AgentEnding,
 };
@@ -442,7 +441,7 @@ impl<P: Parts> Driver<P> {
         }
         match command {
             Command::SetMode { port, mode, reply } => {
-                self.switching.insert(port.into(), wire_mode(mode));
+                self.switching.insert(port.into(), mode.into());
                 let change = self.parts.set_mode(port, mode);
                 self.jobs.spawn(async move { Done::Mode { port, result: change.await, reply } });
                 return self.ports();
@@ -495,12 +494,4 @@ impl<P: Parts> Driver<P> {
 fn at(deadline: Option<Instant>) -> impl Future<Output = ()> {
     // A year: `select!` needs a future in either case.
     sleep_until(deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(31_536_000)))
-}
-
-fn wire_mode(mode: Mode) -> wire::Mode {
-    match mode {
-        Mode::Mirror => wire::Mode::Mirror,
-        Mode::Steal => wire::Mode::Steal,
-        Mode::Off => wire::Mode::Off,
-    }
 }

@@ -17,6 +17,13 @@
 #define REFUSE BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM)
 #define ALLOW BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
+static int run_under(struct sock_fprog filter, char **argv) {
+    check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter));
+    execvp(argv[0], argv);
+    return check(-1);
+}
+
 // Runs a program where no filter can have a listener, as in a container with Docker's default profile.
 static int no_listeners(char **argv) {
     struct sock_filter program[] = {
@@ -28,11 +35,7 @@ static int no_listeners(char **argv) {
         REFUSE,
         ALLOW,
     };
-    struct sock_fprog filter = {sizeof program / sizeof *program, program};
-    check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-    check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter));
-    execvp(argv[0], argv);
-    return check(-1);
+    return run_under((struct sock_fprog){sizeof program / sizeof *program, program}, argv);
 }
 
 #define NAMESPACES (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET)
@@ -66,11 +69,7 @@ static int no_namespaces(char **argv) {
         REFUSE,
         ALLOW,
     };
-    struct sock_fprog filter = {sizeof program / sizeof *program, program};
-    check(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-    check(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter));
-    execvp(argv[0], argv);
-    return check(-1);
+    return run_under((struct sock_fprog){sizeof program / sizeof *program, program}, argv);
 }
 
 static int open_descriptors(void) {

@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Effect, Listening, Ports,
-    facts::wire_mode,
     stream::{Said, What, follow},
 };
 use crate::{
@@ -344,8 +343,8 @@ impl Driver {
             detail: Some(wire::event::Detail::Port(wire::PortEvent {
                 remote: port.into(),
                 local: local.into(),
-                from: wire_mode(from).into(),
-                to: wire_mode(to).into(),
+                from: wire::Mode::from(from).into(),
+                to: wire::Mode::from(to).into(),
                 text,
             })),
             ..wire::Event::default()

@@ -79,7 +79,7 @@ impl Entry {
         let holds = self.holds.unwrap_or(Mode::Off);
         let mut asked = self.at.values().filter_map(|at| at.asked?.mode);
         let switching_to =
-            asked.find(|mode| Some(*mode) != self.holds).map_or(wire::Mode::Unspecified, wire_mode);
+            asked.find(|mode| Some(*mode) != self.holds).map_or(wire::Mode::Unspecified, Into::into);
         let waiting = if !linked {
             "waiting for the agent".to_owned()
         } else if self.wanted == Mode::Steal && !local_listens {
@@ -90,8 +90,8 @@ impl Entry {
         let mut port = wire::Port {
             remote: remote.into(),
             local: self.local.into(),
-            mode: wire_mode(holds).into(),
-            wanted: wire_mode(self.wanted).into(),
+            mode: wire::Mode::from(holds).into(),
+            wanted: wire::Mode::from(self.wanted).into(),
             switching_to: switching_to.into(),
             waiting,
             local_listens,
@@ -141,13 +141,5 @@ fn diagnosis(port: &wire::Port, holds: Mode, known: bool, silent: bool) -> Strin
         }
         _ if port.delivered == 0 && !port.local_listens => format!("nothing listens on {local} here"),
         _ => String::new(),
-    }
-}
-
-pub(in crate::network) const fn wire_mode(mode: Mode) -> wire::Mode {
-    match mode {
-        Mode::Mirror => wire::Mode::Mirror,
-        Mode::Steal => wire::Mode::Steal,
-        Mode::Off => wire::Mode::Off,
     }
 }
