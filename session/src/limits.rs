@@ -63,6 +63,8 @@ pub const POD_LOG_BYTES: u64 = 32 << 20;
 pub const POD_LOG_CHECK: Duration = Duration::from_secs(2);
 /// Wait after accepting failed for want of descriptors or memory: nothing says when there are some again.
 pub const NODE_ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Wait of a node that wants to end while somebody holds the lock: to start a node or to remove a folder takes about so long.
+pub const NODE_LOCK_RETRY: Duration = Duration::from_millis(5);
 /// Clients of the node that wait to be accepted.
 pub const NODE_BACKLOG: usize = 64;
 /// DNS over TCP: connections at a time. Pods ask over UDP unless an answer was cut.

@@ -5,10 +5,11 @@ use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -93,13 +94,10 @@ pub fn list() -> Result<Vec<LocalPod>, LocalError> {
 /// [`LocalError::Unknown`], [`LocalError::Wire`].
 pub fn stop(name: &str) -> Result<(), LocalError> {
     let base = runtime_dir()?;
-    if let Some(wire) = connect(&base) {
-        wire.send(&Request::Stop { name: name.to_owned() }, &[])?;
-        match wire.recv(COMMAND_GRACE + STEP_TIMEOUT)?.0 {
-            Reply::Stopped => return Ok(()),
-            Reply::Failed(Failure::Unknown) => {}
-            other => return Err(unexpected(name, other)),
-        }
+    match ask(&base, &Request::Stop { name: name.to_owned() }, &[], COMMAND_GRACE + STEP_TIMEOUT)? {
+        Some(Reply::Stopped) => return Ok(()),
+        Some(Reply::Failed(Failure::Unknown)) | None => {}
+        Some(other) => return Err(unexpected(name, other)),
     }
     if check_name(name, "name of a pod").is_err() || !pod_dir(&base, name).is_dir() {
         return Err(unknown(name, &list()?));
@@ -166,11 +164,10 @@ pub fn exec_command(name: &str, command: &[OsString]) -> Result<Command, LocalEr
 /// # Errors
 /// [`LocalError::Unknown`] when no pod runs, for then there is no node.
 pub fn node_exec_command(command: &[OsString]) -> Result<Command, LocalError> {
-    let wire = connect(&runtime_dir()?).ok_or_else(|| unknown("node", &[]))?;
-    wire.send(&Request::Node, &[])?;
-    match wire.recv(STEP_TIMEOUT)?.0 {
-        Reply::Node(pid) => enter_command(Place::Node, pid, command),
-        other => Err(unexpected("node", other)),
+    match ask(&runtime_dir()?, &Request::Node, &[], STEP_TIMEOUT)? {
+        Some(Reply::Node(pid)) => enter_command(Place::Node, pid, command),
+        Some(other) => Err(unexpected("node", other)),
+        None => Err(unknown("node", &[])),
     }
 }
 
@@ -179,12 +176,12 @@ pub fn node_exec_command(command: &[OsString]) -> Result<Command, LocalError> {
 /// # Errors
 /// [`LocalError::Unknown`] when no pod runs, for then there is no node; [`LocalError::Wire`].
 pub(crate) fn start_agent(arguments: &[OsString], standard: &[OwnedFd; 3]) -> Result<u32, LocalError> {
-    let wire = connect(&runtime_dir()?).ok_or_else(|| unknown("node", &[]))?;
     let standard: Vec<_> = standard.iter().map(AsFd::as_fd).collect();
-    wire.send(&Request::Agent { arguments: arguments.to_vec() }, &standard)?;
-    match wire.recv(STEP_TIMEOUT)?.0 {
-        Reply::Agent(pid) => Ok(pid),
-        other => Err(unexpected("node", other)),
+    let request = Request::Agent { arguments: arguments.to_vec() };
+    match ask(&runtime_dir()?, &request, &standard, STEP_TIMEOUT)? {
+        Some(Reply::Agent(pid)) => Ok(pid),
+        Some(other) => Err(unexpected("node", other)),
+        None => Err(unknown("node", &[])),
     }
 }
 
@@ -235,16 +232,27 @@ fn connect(base: &Path) -> Option<Wire> {
     node::dial(&base.join(NODE_DIR)).ok()
 }
 
+/// Asks the node; `None` when there is none, or it ended in this moment and with it all pods.
+fn ask(
+    base: &Path,
+    request: &Request,
+    fds: &[BorrowedFd<'_>],
+    timeout: Duration,
+) -> Result<Option<Reply>, LocalError> {
+    let Some(wire) = connect(base) else { return Ok(None) };
+    match wire.send(request, fds).and_then(|()| wire.recv(timeout)) {
+        Ok((reply, _)) => Ok(Some(reply)),
+        Err(WireError::Closed) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The pods that run.
 fn running(base: &Path) -> Result<Vec<LocalPod>, LocalError> {
-    let Some(wire) = connect(base) else { return Ok(Vec::new()) };
-    wire.send(&Request::List, &[])?;
-    match wire.recv(STEP_TIMEOUT) {
-        Ok((Reply::Pods(pods), _)) => Ok(pods),
-        Ok((other, _)) => Err(unexpected("", other)),
-        // It ended in this moment, and with it all pods.
-        Err(WireError::Closed) => Ok(Vec::new()),
-        Err(error) => Err(error.into()),
+    match ask(base, &Request::List, &[], STEP_TIMEOUT)? {
+        Some(Reply::Pods(pods)) => Ok(pods),
+        Some(other) => Err(unexpected("", other)),
+        None => Ok(Vec::new()),
     }
 }
 

@@ -25,6 +25,7 @@ use mirrord_netns::{
 };
 use rustix::{
     fs::{FlockOperation, flock},
+    io::Errno,
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,7 @@ use tokio::{
     runtime::Runtime,
     sync::{Notify, mpsc},
     task::JoinSet,
+    time::sleep,
 };
 
 pub(super) use self::control::dial;
@@ -45,7 +47,7 @@ use super::{
     resolver::Resolver,
     wire::{Failure, chain},
 };
-use crate::limits::NODE_BACKLOG;
+use crate::limits::{NODE_BACKLOG, NODE_LOCK_RETRY};
 
 /// The bridge that all pods are ports of.
 pub(super) const BRIDGE: &str = "pods";
@@ -199,18 +201,17 @@ async fn serve(dir: &Path, socket: &UnixListener, resolver: Resolver, ipv6: bool
     tasks.spawn(resolver.serve(node.registry.clone()));
     loop {
         let mut client = None;
-        if node.is_idle() {
-            client = node.end(dir, socket);
-            if client.is_none() {
-                return;
-            }
-        } else {
-            tokio::select! {
+        let last_look = if node.is_idle() { node.end(dir, socket) } else { LastLook::Wanted };
+        match last_look {
+            LastLook::Ended => return,
+            LastLook::Client(waiting) => client = Some(waiting),
+            LastLook::Wanted | LastLook::Locked => tokio::select! {
                 accepted = control::accept(socket) => client = accepted,
                 Some(tenant) = tenants_rx.recv() => drop(tasks.spawn(tenant.run())),
                 Some(_) = tasks.join_next() => {}
                 () = node.activity.changed.notified() => {}
-            }
+                () = sleep(NODE_LOCK_RETRY), if matches!(last_look, LastLook::Locked) => {}
+            },
         }
         if let Some(client) = client {
             tasks.spawn(control::serve(node.clone(), client, Busy::new(&node.activity)));
@@ -223,19 +224,36 @@ impl Node {
         self.registry.is_empty() && self.activity.clients.load(Ordering::Relaxed) == 0
     }
 
-    /// Removes what the node made, unless a client comes at the last moment: that one is returned. Who starts a pod holds the
-    /// same lock until it is connected, so no client can come between the look and the removal.
-    fn end(&self, dir: &Path, socket: &UnixListener) -> Option<OwnedFd> {
-        // Without the lock there is nothing to be careful about: the folder is gone.
-        let _lock = lock(&self.base).ok();
+    /// Removes what the node made, unless a client comes at the last moment. Who starts a pod holds the same lock until it is
+    /// connected, so no client can come between the look and the removal. Never waits for the lock: its holder may be asking us.
+    fn end(&self, dir: &Path, socket: &UnixListener) -> LastLook {
+        // A folder that cannot be locked is gone; then there is nothing to be careful about.
+        let folder = fs::File::open(&self.base);
+        if let Ok(folder) = &folder
+            && flock(folder, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK)
+        {
+            return LastLook::Locked;
+        }
         if let Some(client) = control::accept_waiting(socket) {
-            return Some(client);
+            return LastLook::Client(client);
         }
         fs::remove_dir_all(dir).ok();
         // Succeeds when it is empty; pods that have ended keep their logs in it.
         fs::remove_dir(pods_dir(&self.base)).ok();
-        None
+        LastLook::Ended
     }
+}
+
+/// Whether the node may end.
+enum LastLook {
+    /// It has pods or clients.
+    Wanted,
+    /// Somebody is just starting a pod or removing what one has left.
+    Locked,
+    /// A client has come.
+    Client(OwnedFd),
+    /// Nothing of it is left.
+    Ended,
 }
 
 /// Waits until nobody else starts or ends a node. The lock goes with the returned file.

@@ -137,7 +137,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 pub enum WireError {
     /// The socket failed.
     #[error("the control socket failed")]
-    Socket(#[from] io::Error),
+    Socket(#[source] io::Error),
     /// The other end has closed.
     #[error("the other end has closed the control socket")]
     Closed,
@@ -147,6 +147,17 @@ pub enum WireError {
     /// What came is no message.
     #[error("what came over the control socket is no message")]
     Malformed(#[source] serde_json::Error),
+}
+
+/// A peer that closes with our message unread makes the next call fail with `ECONNRESET` or `EPIPE` (unix(7)): it has closed, like one
+/// that has read it.
+impl From<io::Error> for WireError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed,
+            _ => Self::Socket(error),
+        }
+    }
 }
 
 /// A socket that carries messages; blocking unless it is used as an [`AsyncWire`].
@@ -182,7 +193,7 @@ impl Wire {
         match rustix::io::retry_on_intr(|| poll(&mut poll_fd, Some(&timeout))) {
             Ok(0) => Err(WireError::Timeout),
             Ok(_) => self.read(),
-            Err(error) => Err(WireError::Socket(error.into())),
+            Err(error) => Err(io::Error::from(error).into()),
         }
     }
 
@@ -257,6 +268,15 @@ mod tests {
         assert!(matches!(ours.recv::<Request>(Duration::from_millis(1)), Err(WireError::Timeout)));
         drop(theirs);
         assert!(matches!(ours.recv::<Request>(Duration::from_secs(5)), Err(WireError::Closed)));
+    }
+
+    #[test]
+    fn a_peer_that_goes_without_reading_has_closed() {
+        let (ours, theirs) = Wire::pair().unwrap();
+        ours.send(&Request::List, &[]).unwrap();
+        drop(theirs);
+        assert!(matches!(ours.recv::<Request>(Duration::from_secs(5)), Err(WireError::Closed)));
+        assert!(matches!(ours.send(&Request::List, &[]), Err(WireError::Closed)));
     }
 
     #[test]

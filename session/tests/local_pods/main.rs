@@ -9,7 +9,7 @@ mod support;
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     os::unix::fs::symlink,
@@ -21,10 +21,13 @@ use std::{
 
 use mirrord_session::limits::POD_LOG_BYTES as LOG_BYTES;
 use mirrord_session::local::{self, LocalError, PodFile, PodState, Publish, StartSpec};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, Signal, kill_process},
+};
 
 use self::support::{
-    LIMIT, alive, assert_nothing_left, for_each_user, idle, inside, namespaces, process, processes, program,
+    Held, LIMIT, assert_nothing_left, for_each_user, idle, inside, namespaces, process, processes, program,
     program_inside, runtime, serve, server, text, until,
 };
 
@@ -274,11 +277,8 @@ fn stopping_leaves_nothing() {
     for_each_user("stopping_leaves_nothing", || {
         let pod = serve(&server("web", 80), 80);
         let other = idle("other");
-        let mut spaces = namespaces(pod.pid);
-        spaces.extend(namespaces(other.pid));
-        spaces.extend(namespaces(process("mirrord-node")));
-        spaces = spaces.difference(&namespaces(std::process::id())).cloned().collect();
-        assert!(spaces.len() >= 11, "5 of each pod and the node's network: {spaces:?}");
+        let spaces = Held::of(&[pod.pid, other.pid, process("mirrord-node")]);
+        assert!(spaces.names().len() >= 11, "5 of each pod and the node's network: {:?}", spaces.names());
         local::stop("web").unwrap();
         assert!(
             !PathBuf::from(format!("/proc/{}", pod.pid)).exists()
@@ -288,7 +288,8 @@ fn stopping_leaves_nothing() {
         local::stop("other").unwrap();
         assert!(local::list().unwrap().is_empty());
         assert_nothing_left();
-        assert_eq!(alive(&spaces), BTreeSet::new());
+        // The node was not our child: it stays a zombie until the machine's first process takes it off.
+        until("nobody is in its namespaces", || spaces.alive().is_empty());
     });
 }
 
@@ -297,16 +298,14 @@ fn who_is_killed_takes_all_below_along() {
     for_each_user("who_is_killed_takes_all_below_along", || {
         for victim in ["mirrord-init", "mirrord-pod", "mirrord-node"] {
             let pod = idle("web");
-            let all = namespaces(pod.pid);
-            let own = namespaces(std::process::id());
+            let spaces = Held::of(&[pod.pid]);
             kill(process(victim), Signal::KILL);
             until("the command is gone", || !PathBuf::from(format!("/proc/{}/ns", pod.pid)).exists());
             until("the node has noticed", || state("web") != PodState::Running);
             assert_eq!(state("web"), PodState::Lost, "{victim}");
             until("the node is gone", || processes().is_empty());
             // Orphans stay zombies until the machine's first process takes them off.
-            let all = all.difference(&own).cloned().collect();
-            until("its namespaces are gone", || alive(&all).is_empty());
+            until("nobody is in its namespaces", || spaces.alive().is_empty());
             assert!(matches!(local::find("web"), Err(LocalError::Ended { state: PodState::Lost, .. })));
         }
         // The name is free for the next one.
@@ -376,6 +375,22 @@ fn a_command_that_ends_leaves_its_log_and_result() {
         until("it was killed", || state("job") == PodState::Signalled(9));
         local::stop("job").unwrap();
         assert!(matches!(local::log_path("job"), Err(LocalError::Unknown { .. })));
+    });
+}
+
+#[test]
+fn a_node_that_wants_to_end_answers_who_holds_the_lock() {
+    for_each_user("a_node_that_wants_to_end_answers_who_holds_the_lock", || {
+        let pod = idle("web");
+        let folder = File::open(runtime().join("mirrord-tui")).unwrap();
+        flock(&folder, FlockOperation::LockExclusive).unwrap();
+        kill(pod.pid, Signal::KILL);
+        until("it was killed", || state("web") == PodState::Signalled(9));
+        assert_eq!(local::list().unwrap().len(), 1);
+        assert!(!processes().is_empty(), "the node waits for the lock");
+        drop(folder);
+        until("the node has ended", || processes().is_empty());
+        local::stop("web").unwrap();
     });
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     env,
     ffi::OsString,
-    fs,
+    fs::{self, File},
     os::unix::{
         fs::{PermissionsExt, chown},
         process::CommandExt,
@@ -166,14 +166,38 @@ fn pids() -> Vec<u32> {
 
 /// Namespaces of a process, as the kernel numbers them.
 pub(crate) fn namespaces(pid: u32) -> BTreeSet<PathBuf> {
-    let kinds = ["net", "mnt", "uts", "ipc", "pid", "user"];
-    kinds.iter().filter_map(|kind| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()).collect()
+    links(pid).filter_map(|link| fs::read_link(link).ok()).collect()
 }
 
-/// Namespaces of these that a process is still in.
-pub(crate) fn alive(namespaces: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
-    let all: BTreeSet<PathBuf> = pids().into_iter().flat_map(self::namespaces).collect();
-    namespaces.intersection(&all).cloned().collect()
+/// Namespaces of processes, held open: the kernel would give the number of one that has gone to one of another test.
+pub(crate) struct Held {
+    names: BTreeSet<PathBuf>,
+    _open: Vec<File>,
+}
+
+impl Held {
+    /// Those of the processes that are not the test's own.
+    pub(crate) fn of(pids: &[u32]) -> Self {
+        let open: Vec<_> =
+            pids.iter().flat_map(|pid| links(*pid)).filter_map(|link| File::open(link).ok()).collect();
+        let all: BTreeSet<_> = pids.iter().flat_map(|pid| namespaces(*pid)).collect();
+        let own = namespaces(std::process::id());
+        Self { names: all.difference(&own).cloned().collect(), _open: open }
+    }
+
+    pub(crate) fn names(&self) -> &BTreeSet<PathBuf> {
+        &self.names
+    }
+
+    /// Those that a process is still in.
+    pub(crate) fn alive(&self) -> BTreeSet<PathBuf> {
+        let all: BTreeSet<PathBuf> = pids().into_iter().flat_map(namespaces).collect();
+        self.names.intersection(&all).cloned().collect()
+    }
+}
+
+fn links(pid: u32) -> impl Iterator<Item = String> {
+    ["net", "mnt", "uts", "ipc", "pid", "user"].into_iter().map(move |kind| format!("/proc/{pid}/ns/{kind}"))
 }
 
 /// Nothing of the case is on the machine: no process, mount or file.
