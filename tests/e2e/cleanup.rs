@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mirrord_tests::{Family, Pod, World, finish, for_every_user, signal, victim_or_skip, wait_until};
+use mirrord_tests::{
+    Family, Pod, World, finish, for_every_user, signal, victim_or_skip, wait_none, wait_until,
+};
 use rustix::process::Signal;
 
 const WITHIN: Duration = Duration::from_secs(10);
@@ -93,8 +95,6 @@ fn killing(what: &str, victims: Victims) {
         println!("{what}: the target serves by itself after {:?}", start.elapsed());
         let ended = session.wait();
         println!("{what}: exec ended with {}: {}", ended.status, ended.stderr);
-        // `sessions` removes the folder of a session of which nobody lives.
-        wait_until("no session is listed", WITHIN, || world.sessions().is_empty());
         place.nothing_is_left_of(&family);
         // A connection that was stolen ends; it does not hang.
         wait_until("the open connection has ended", WITHIN, || open.try_wait().unwrap().is_some());
@@ -164,17 +164,18 @@ impl<'world> Place<'world> {
         for (name, pid) in family.all() {
             wait_until(&format!("{name} ({pid}) is gone"), WITHIN, || !lives(pid));
         }
-        wait_until("no process of the session is left", WITHIN, || {
+        wait_none("no process of the session is left", WITHIN, || {
             let words = ["__host", "__supervisor", "__netns", "mirrord-agent", " serve "];
-            let of_session = |command: &String| words.iter().any(|word| command.contains(word));
-            self.world
-                .processes()
-                .iter()
-                .filter(|(pid, _)| *pid != self.target.pid)
-                .all(|(_, command)| !of_session(command))
+            let of_session = |(pid, command): &(u32, String)| {
+                *pid != self.target.pid && words.iter().any(|word| command.contains(word))
+            };
+            self.world.processes().into_iter().filter(of_session).collect()
         });
-        wait_until("the files are as before", WITHIN, || {
-            self.files().iter().all(|file| self.before.contains(file) || file.ends_with("/sessions"))
+        wait_none("the files are as before", WITHIN, || {
+            // Whoever lists removes the folder of a session of which nobody lives.
+            let listed = self.world.sessions().into_iter().map(|session| session.to_string());
+            let new = |file: &String| !self.before.contains(file) && !file.ends_with("/sessions");
+            self.files().into_iter().filter(new).chain(listed).collect()
         });
         // In the pod: no socket that listens for redirected connections, none that captures, no rule.
         let net = |table: &str| {

@@ -28,7 +28,7 @@ pub use session::{Ended, Session};
 pub use stolen::{Stolen, kubeconfig_through};
 pub use terminal::Terminal;
 pub use user::User;
-pub use wait::{LIMIT, wait_for, wait_until};
+pub use wait::{LIMIT, wait_for, wait_none, wait_until};
 pub use world::World;
 
 /// Path of the program under test: `MIRRORD_TUI_BIN`, which `cargo xtask test` sets, else the release build of this checkout.

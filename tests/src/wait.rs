@@ -1,6 +1,9 @@
 //! Waiting for states.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
 
 /// How long a state may take on a loaded machine of two cores before a test fails.
 pub const LIMIT: Duration = Duration::from_secs(20);
@@ -35,4 +38,20 @@ pub fn wait_for<T>(what: &str, limit: Duration, mut state: impl FnMut() -> Optio
 #[track_caller]
 pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     wait_for(what, limit, || condition().then_some(()));
+}
+
+/// The same until nothing is left; says what is, if it stays.
+///
+/// # Panics
+/// When the limit has passed.
+#[track_caller]
+pub fn wait_none<T: Debug>(what: &str, limit: Duration, mut left: impl FnMut() -> Vec<T>) {
+    let start = Instant::now();
+    wait_until(what, Duration::MAX, || {
+        // Asked before the clock, so that a state reached in the last moment counts.
+        let late = start.elapsed() >= limit;
+        let left = left();
+        assert!(!late || left.is_empty(), "waited {limit:?} in vain for: {what}; there is still {left:?}");
+        left.is_empty()
+    });
 }
