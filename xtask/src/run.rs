@@ -12,9 +12,10 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
 }
 
-/// `cargo` with the toolchain that runs this.
+/// `cargo`, by the name that a person calls it: by the path in `CARGO`, it would take the compiler for another one and build all that
+/// the person has built again.
 pub(crate) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = Command::new("cargo");
     command.args(args).current_dir(root());
     command
 }

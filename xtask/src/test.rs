@@ -1,11 +1,12 @@
 //! `cargo xtask test`: everything that must hold, in the order in which it fails fastest, and an honest count at the end.
 
+mod failures;
+
 use std::{
-    ffi::OsStr,
     fs,
     io::{BufRead, BufReader, Write},
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Instant,
 };
@@ -13,6 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
+use self::failures::Failures;
 use crate::{
     cluster, layering, proto,
     run::{cargo, root, succeed},
@@ -39,6 +41,7 @@ struct Count {
     /// Tests marked `ignore`: they print figures and check nothing.
     measurements: u32,
     skipped: Vec<String>,
+    failures: Failures,
 }
 
 /// Runs `parts`, or all.
@@ -52,27 +55,26 @@ pub(crate) fn run(parts: &[Part]) -> Result<()> {
     }
     if wanted(Part::Unit) {
         step("unit and property tests");
-        tests(cargo(&["test", "--workspace", "--exclude", "mirrord-tests", "--lib", "--bins"]), &mut count)?;
+        tests(&["--workspace", "--exclude", "mirrord-tests", "--lib", "--bins"], &[], &mut count)?;
     }
     if wanted(Part::Kernel) {
         step("integration tests");
         // The local pods' tests start the example of that name.
-        succeed(&mut cargo(&["build", "--package", "mirrord-session", "--examples"]))?;
-        let kernel = cargo(&["test", "--workspace", "--exclude", "mirrord-tests", "--test", "*"]);
-        cluster::stopped_after(|| tests(kernel, &mut count))?;
+        succeed(&mut cargo(&["build", "--quiet", "--package", "mirrord-session", "--examples"]))?;
+        let kernel = ["--workspace", "--exclude", "mirrord-tests", "--test", "*"];
+        cluster::stopped_after(|| tests(&kernel, &[], &mut count))?;
     }
     if wanted(Part::E2e) {
         step("build the program (release)");
-        succeed(&mut cargo(&["build", "--release"]))?;
+        succeed(&mut cargo(&["build", "--quiet", "--release"]))?;
         let stage = Stage::new()?;
         step("victims");
         succeed(Command::new("tests/victims/build.sh").arg(&stage.victims).current_dir(root()))?;
         step("end-to-end tests");
-        let mut e2e = cargo(&["test", "--package", "mirrord-tests"]);
-        e2e.env("MIRRORD_TUI_BIN", &stage.program).env("MIRRORD_TUI_VICTIMS", &stage.victims);
-        cluster::stopped_after(|| tests(e2e, &mut count))?;
+        let built = [("MIRRORD_TUI_BIN", &*stage.program), ("MIRRORD_TUI_VICTIMS", &*stage.victims)];
+        cluster::stopped_after(|| tests(&["--package", "mirrord-tests"], &built, &mut count))?;
     }
-    for line in &count.skipped {
+    for line in count.failures.said().iter().chain(&count.skipped) {
         println!("{line}");
     }
     println!(
@@ -136,10 +138,13 @@ impl Stage {
     }
 }
 
-/// Runs `cargo test`, shows what fails in full and of the rest only the results.
+/// Runs `cargo test`; shows the results, keeps what failed tests have said and puts all else into `target/test.log`.
 #[expect(clippy::print_stdout, reason = "a report for people and for CI")]
-fn tests(mut command: Command, count: &mut Count) -> Result<()> {
-    command.args(["--no-fail-fast", "--", "--show-output"].map(OsStr::new));
+fn tests(which: &[&str], environment: &[(&str, &Path)], count: &mut Count) -> Result<()> {
+    // Apart from the run, whose list of test files is worth showing.
+    succeed(cargo(&["test", "--quiet", "--no-run"]).args(which))?;
+    let mut command = cargo(&["test", "--no-fail-fast"]);
+    command.args(which).args(["--", "--show-output"]).envs(environment.iter().copied());
     command.stdout(Stdio::piped());
     let mut child = command.spawn().context("start cargo test")?;
     let log = root().join("target/test.log");
@@ -150,13 +155,10 @@ fn tests(mut command: Command, count: &mut Count) -> Result<()> {
         .append(true)
         .open(&log)
         .with_context(|| format!("open {}", log.display()))?;
-    let mut in_failures = false;
     for line in BufReader::new(child.stdout.take().context("cargo test has no stdout")?).lines() {
         let line = line?;
         writeln!(file, "{line}")?;
-        in_failures = (in_failures || line == "failures:") && !line.starts_with("test result:");
-        if in_failures
-            || line.starts_with("test result:")
+        if line.starts_with("test result:")
             || line.contains("... FAILED")
             || line.contains("has been running for")
         {
@@ -166,6 +168,7 @@ fn tests(mut command: Command, count: &mut Count) -> Result<()> {
             count.skipped.push(format!("skipped: {skipped}"));
         }
         count.add(&line);
+        count.failures.take(&line);
     }
     let status = child.wait()?;
     if !status.success() && count.failed == 0 {
