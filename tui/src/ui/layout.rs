@@ -8,6 +8,7 @@ use ratatui::layout::Rect;
 use super::{
     limits,
     model::{Model, Screen, details::Shown, session::Tab},
+    text,
 };
 
 /// Places of the session screen. What does not fit has no height.
@@ -41,6 +42,8 @@ pub(crate) struct HomeAreas {
     pub(crate) hints: Rect,
 }
 
+/// Rows below the list on a screen that is not wide.
+const SIDE_ROWS: u16 = 8;
 /// From this width on details stand beside the list.
 const SPLIT_COLUMNS: u16 = 110;
 /// Below this width a row takes two lines.
@@ -177,10 +180,29 @@ pub(crate) fn home(model: &Model) -> HomeAreas {
         areas.side = Rect { x: cut.left.right() - side, width: side, ..cut.left };
         areas.main = Rect { width: cut.left.width - side - 1, ..cut.left };
     } else {
-        areas.side = cut.bottom(if model.rows >= 24 { 8 } else { 0 });
+        areas.side = cut.bottom(if model.rows < 24 {
+            0
+        } else if model.screen() == Screen::Launch {
+            (cut.left.height - FORM_HEAD)
+                .saturating_sub(text::cells(model.form.fields().count()))
+                .min(SIDE_ROWS)
+        } else {
+            SIDE_ROWS
+        });
         areas.main = cut.left;
     }
     areas
+}
+
+/// Rows of the launch form above its fields: the title and what is wrong.
+const FORM_HEAD: u16 = 2;
+
+/// Where the fields of the launch form stand, and which is the first: where not all have room, the one that the keys go to is seen.
+pub(crate) fn form_fields(model: &Model) -> (Rect, usize) {
+    let main = home(model).main;
+    let area = Rect { y: main.y + FORM_HEAD, height: main.height.saturating_sub(FORM_HEAD), ..main };
+    let here = model.form.fields().position(|field| field == model.form.field).unwrap_or(0);
+    (area, (here + 1).saturating_sub(usize::from(area.height)))
 }
 
 /// A box of at most this size in the middle of the screen.

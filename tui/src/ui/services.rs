@@ -194,6 +194,7 @@ fn spec(request: &LaunchRequest) -> Result<SessionSpec, String> {
     let flags = Flags {
         target: Some(target.clone()),
         mode: Some(if request.steal { Mode::Steal } else { Mode::Mirror }),
+        all_pods: request.all_pods,
         ports: request.ports.clone(),
         file_mode: match request.files {
             Files::ByRules => None,
@@ -212,6 +213,7 @@ fn spec(request: &LaunchRequest) -> Result<SessionSpec, String> {
     let command = request.command.iter().map(Into::into).collect();
     let mut spec = SessionSpec::for_caller(target, resolved.config, command)
         .map_err(|error| format!("the working directory cannot be found: {error}"))?;
+    spec.all_pods = resolved.all_pods;
     if !request.cwd.is_empty() {
         spec.cwd = PathBuf::from(&request.cwd);
     }

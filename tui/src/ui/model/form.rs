@@ -22,6 +22,8 @@ pub(crate) struct LaunchRequest {
     pub(crate) command: Vec<String>,
     pub(crate) cwd: String,
     pub(crate) steal: bool,
+    /// All pods of the target, and not the best one alone.
+    pub(crate) all_pods: bool,
     /// Remote and local port; none: every port that the command listens on.
     pub(crate) ports: Vec<(u16, u16)>,
     pub(crate) files: Files,
@@ -73,6 +75,7 @@ pub(crate) enum Field {
     #[default]
     Command,
     Mode,
+    Pods,
     Ports,
     Files,
     Env,
@@ -84,9 +87,10 @@ pub(crate) enum Field {
 }
 
 impl Field {
-    pub(crate) const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Command,
         Self::Mode,
+        Self::Pods,
         Self::Ports,
         Self::Files,
         Self::Env,
@@ -101,6 +105,7 @@ impl Field {
         match self {
             Self::Command => "command",
             Self::Mode => "traffic",
+            Self::Pods => "pods",
             Self::Ports => "ports",
             Self::Files => "files",
             Self::Env => "variables",
@@ -136,6 +141,7 @@ pub(crate) struct LaunchForm {
     pub(crate) cwd: LineEdit,
     pub(crate) record: LineEdit,
     steal: bool,
+    all_pods: bool,
     files: Files,
     no_target_env: bool,
     no_outgoing: bool,
@@ -210,6 +216,7 @@ impl LaunchForm {
         self.cwd.set(&launch.cwd);
         self.record.set(&launch.record);
         self.steal = launch.steal;
+        self.all_pods = launch.all_pods;
         self.files = launch.files;
         self.no_target_env = !launch.target_env;
         self.no_outgoing = !launch.outgoing;
@@ -224,7 +231,7 @@ impl LaunchForm {
             Field::Env => Some(&mut self.env),
             Field::Cwd => Some(&mut self.cwd),
             Field::Record => Some(&mut self.record),
-            Field::Mode | Field::Files | Field::TargetEnv | Field::Outgoing | Field::RemoteDns => None,
+            _ => None,
         }
     }
 
@@ -235,7 +242,7 @@ impl LaunchForm {
             Field::Env => Some(&self.env),
             Field::Cwd => Some(&self.cwd),
             Field::Record => Some(&self.record),
-            Field::Mode | Field::Files | Field::TargetEnv | Field::Outgoing | Field::RemoteDns => None,
+            _ => None,
         }
     }
 
@@ -246,6 +253,7 @@ impl LaunchForm {
             Field::Mode => {
                 two("mirror: a copy, the target goes on", "steal: instead of the target", self.steal)
             }
+            Field::Pods => two("the best one", "all that the target has", self.all_pods),
             Field::Files => {
                 let at = Files::ALL.iter().position(|files| *files == self.files).unwrap_or(0);
                 (Files::ALL.iter().map(|files| files.name()).collect(), at)
@@ -261,6 +269,7 @@ impl LaunchForm {
     pub(crate) fn choose(&mut self, forward: bool) {
         match self.field {
             Field::Mode => self.steal = !self.steal,
+            Field::Pods => self.all_pods = !self.all_pods,
             Field::Files => {
                 let (choices, at) = self.choices(Field::Files);
                 let step = if forward { 1 } else { choices.len() - 1 };
@@ -273,11 +282,22 @@ impl LaunchForm {
         }
     }
 
+    /// The fields that the target has, in order.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = Field> {
+        let several = self.may_have_several_pods();
+        Field::ALL.into_iter().filter(move |field| several || *field != Field::Pods)
+    }
+
+    fn may_have_several_pods(&self) -> bool {
+        self.cluster.is_some() && !self.target.starts_with("pod/")
+    }
+
     /// To the next or previous field.
     pub(crate) fn step(&mut self, forward: bool) {
-        let at = Field::ALL.iter().position(|field| *field == self.field).unwrap_or(0);
-        let step = if forward { 1 } else { Field::ALL.len() - 1 };
-        self.field = Field::ALL.get((at + step) % Field::ALL.len()).copied().unwrap_or_default();
+        let fields: Vec<_> = self.fields().collect();
+        let at = fields.iter().position(|field| *field == self.field).unwrap_or(0);
+        let step = if forward { 1 } else { fields.len() - 1 };
+        self.field = fields.get((at + step) % fields.len()).copied().unwrap_or_default();
     }
 
     /// What the form asks for, or the first field that is wrong and why.
@@ -304,6 +324,7 @@ impl LaunchForm {
             command,
             cwd: self.cwd.text().trim().to_owned(),
             steal: self.steal,
+            all_pods: self.all_pods && self.may_have_several_pods(),
             ports: ports?,
             files: self.files,
             env: env?,
@@ -322,9 +343,8 @@ impl LaunchRequest {
         let mut words =
             vec!["mirrord-tui".to_owned(), "exec".to_owned(), "-t".to_owned(), self.target.clone()];
         words.extend(self.cluster.iter().flat_map(cluster_flags));
-        if self.steal {
-            words.push("--steal".to_owned());
-        }
+        let on = [(self.steal, "--steal"), (self.all_pods, "--all-pods")];
+        words.extend(on.iter().filter(|(on, _)| *on).map(|(_, flag)| (*flag).to_owned()));
         for (remote, local) in &self.ports {
             words.push("-p".to_owned());
             words.push(if remote == local { remote.to_string() } else { format!("{remote}:{local}") });
@@ -401,6 +421,29 @@ mod tests {
         form.command.set("");
         form.next_recent();
         assert_eq!(form.request().unwrap(), request);
+    }
+
+    #[test]
+    fn only_what_may_have_several_pods_asks_for_all() {
+        let mut form = LaunchForm::default();
+        form.command.set("a");
+        for (target, cluster, asks) in [
+            ("local/shop", None, false),
+            ("pod/api-0", Some(ClusterConfig::default()), false),
+            ("deployment/api", Some(ClusterConfig::default()), true),
+        ] {
+            form.open(target, cluster, "/src");
+            assert_eq!(form.fields().any(|field| field == Field::Pods), asks, "{target}");
+            form.all_pods = true;
+            let request = form.request().unwrap();
+            assert_eq!(request.all_pods, asks, "{target}");
+            assert_eq!(request.equal_command().contains("--all-pods"), asks, "{target}");
+        }
+        form.field = Field::Mode;
+        form.step(true);
+        assert_eq!(form.field, Field::Pods);
+        form.step(true);
+        assert_eq!(form.field, Field::Ports);
     }
 
     #[test]

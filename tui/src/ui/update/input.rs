@@ -8,7 +8,7 @@ use super::{Effect, actions, commands, overlays};
 use crate::ui::{
     keys::{Action, Key},
     layout,
-    model::{Model, Screen, form::Field, overlay::Overlay, process::key_bytes, session::Tab, stream::Move},
+    model::{Model, Screen, overlay::Overlay, process::key_bytes, session::Tab, stream::Move},
 };
 
 /// Rows that one step of the wheel moves.
@@ -186,13 +186,13 @@ fn click(model: &mut Model, event: MouseEvent) -> Vec<Effect> {
             Vec::new()
         }
         Screen::Launch => {
-            let top = layout::home(model).main.y + 2;
-            let at = row.checked_sub(top).map(usize::from);
-            if let Some(field) = at.and_then(|at| Field::ALL.get(at)) {
-                if model.form.field == *field {
+            let (fields, first) = layout::form_fields(model);
+            let at = row.checked_sub(fields.y).map(|at| first + usize::from(at));
+            if let Some(field) = at.and_then(|at| model.form.fields().nth(at)) {
+                if model.form.field == field {
                     model.form.choose(true);
                 }
-                model.form.field = *field;
+                model.form.field = field;
             }
             Vec::new()
         }

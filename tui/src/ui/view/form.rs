@@ -38,12 +38,13 @@ pub(super) fn draw(model: &Model, pen: &mut Pen<'_>) -> Option<Position> {
     };
     pen.rule(area, Tone::Border, &title);
     let mut cursor = None;
-    for (field, y) in Field::ALL.iter().zip(area.y + 2..area.bottom()) {
-        let row = Rect { x: area.x, y, width: area.width, height: 1 };
-        let here = draw_field(model, pen, row, *field);
+    let (fields, first) = layout::form_fields(model);
+    for (field, y) in form.fields().skip(first).zip(fields.y..fields.bottom()) {
+        let row = Rect { y, height: 1, ..fields };
+        let here = draw_field(model, pen, row, field);
         cursor = cursor.or(here);
     }
-    let below = area.y + 2 + text::cells(Field::ALL.len());
+    let below = fields.y + text::cells(form.fields().count());
     // Above the fields: below them there may be no room.
     let (tone, said) = match &form.error {
         Some((_, reason)) => (Tone::Bad, format!("✗ {reason}")),

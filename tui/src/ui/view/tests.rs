@@ -192,6 +192,21 @@ fn screens() {
     });
 }
 
+#[test]
+fn the_field_that_the_keys_go_to_is_seen_at_any_height() {
+    for rows in 10..30 {
+        let mut model = with_cluster(80, rows);
+        press(&mut model, "gjL");
+        for _ in 0..model.form.fields().count() {
+            let label = model.form.field.label();
+            let text = lines(&picture(&mut model));
+            let seen = text.lines().any(|line| line.starts_with('▌') && line.contains(label));
+            assert!(seen, "{label} at 80x{rows}:\n{text}");
+            press(&mut model, "\t");
+        }
+    }
+}
+
 /// The picture with its looks: `[fg=Red,mod=BOLD]text[/]`, rows without any look as they are.
 fn styled(buffer: &Buffer) -> String {
     let look = |cell: &ratatui::buffer::Cell| {
