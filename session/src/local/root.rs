@@ -6,7 +6,7 @@
 
 use std::{
     ffi::{CString, OsStr},
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, DirEntry, OpenOptions},
     io::{self, Write},
     os::{
         fd::AsRawFd,
@@ -221,24 +221,36 @@ fn split_existing(path: &Path) -> Result<(PathBuf, PathBuf), RootError> {
 fn fill(source: &Path, target: &Path, skip: impl Fn(&OsStr) -> bool) -> Result<(), RootError> {
     for entry in fs::read_dir(source).at("list", source)? {
         let entry = entry.at("list", source)?;
-        let (from, to) = (entry.path(), target.join(entry.file_name()));
         if skip(&entry.file_name()) {
             continue;
         }
-        let kind = entry.file_type().at("look at", &from)?;
-        if kind.is_symlink() {
-            let link = fs::read_link(&from).at("read the link", &from)?;
-            symlink(link, &to).at("link", &to)?;
-            continue;
+        match show(&entry, &target.join(entry.file_name())) {
+            // The folder is the machine's, and what was listed may be gone, such as a file that another was just renamed to.
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound && !is_there(&entry.path()) => {}
+            shown => shown?,
         }
-        if kind.is_dir() {
-            DirBuilder::new().create(&to).at("create", &to)?;
-        } else {
-            fs::write(&to, b"").at("create", &to)?;
-        }
-        mount_bind_recursive(&from, &to).at("bind", &from)?;
     }
     Ok(())
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// Binds an entry to a place that does not exist yet, or makes the same link there.
+fn show(entry: &DirEntry, to: &Path) -> Result<(), RootError> {
+    let from = entry.path();
+    let kind = entry.file_type().at("look at", &from)?;
+    if kind.is_symlink() {
+        let link = fs::read_link(&from).at("read the link", &from)?;
+        return symlink(link, to).at("link", to);
+    }
+    if kind.is_dir() {
+        DirBuilder::new().create(to).at("create", to)?;
+    } else {
+        fs::write(to, b"").at("create", to)?;
+    }
+    mount_bind_recursive(&from, to).at("bind", &from)
 }
 
 fn tmpfs(path: &Path, mode: u32) -> Result<(), RootError> {
