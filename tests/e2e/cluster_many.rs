@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mirrord_tests::{Cluster, GONE, Namespace, Session, User, World, request, wait_for, wait_until};
+use mirrord_tests::{Cluster, GONE, Namespace, Screen, Session, User, World, request, wait_for, wait_until};
 use serde_json::Value;
 
 /// A rollout starts and ends pods one after the other.
@@ -149,6 +149,44 @@ fn all_pods_of_a_workload_are_one_target() {
         ended.stderr
     );
     println!("gone after {:?}", workload.namespace.no_agents());
+}
+
+/// From the list of one namespace by the chooser to another, to its workload, to all of its pods.
+#[test]
+fn a_workload_is_found_and_launched_on_the_screen() {
+    let Some(workload) = Workload::new("screen", 2) else { return };
+    let world = World::new(User::Root);
+    let clerks = Clerks::new(&world, &workload.namespace);
+    let namespace = &workload.namespace.name;
+    let window = world.command(["--kubeconfig", &clerks.kubeconfig, "-n", "default"]);
+    let mut screen = Screen::run(User::Root, &window, 120, 40);
+    screen.wait_text("default");
+    assert!(!screen.text().contains("deployment/api"), "it is in another namespace: {}", screen.text());
+    screen.keys("n");
+    screen.wait_text(namespace);
+    screen.keys(&format!("{namespace}\r"));
+    screen.wait_text("deployment/api");
+    screen.keys("/deployment/api\rL");
+    screen.wait_text("Run in the context of deployment/api");
+    let log = world.home().join("own.log");
+    screen.keys(&format!("{} clerk 8080 own {}\t\tl\t8080", clerks.tool, log.display()));
+    screen.wait_text("--all-pods");
+    screen.keys("\r");
+    screen.wait_text("running");
+    let sessions = world.sessions();
+    assert_eq!(pods_of(&sessions[0]), workload.names());
+    for (pod, answer) in workload.answers() {
+        assert!(!answer.starts_with("own "), "{pod} answers itself: {answer}");
+        screen.keys(&format!("/\x15~pod {pod}\r"));
+        screen.wait_text(&format!("pod: {pod}"));
+    }
+    screen.keys("Q");
+    screen.wait_text("stop the session and leave");
+    screen.keys("s");
+    assert_eq!(screen.wait_end(), 0);
+    screen.assert_as_before();
+    wait_until("the session is gone", GONE, || world.sessions().is_empty());
+    workload.namespace.no_agents();
 }
 
 #[test]
