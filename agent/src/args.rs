@@ -24,6 +24,16 @@ pub(crate) enum Listen {
     Tcp(SocketAddr),
 }
 
+impl Listen {
+    /// The port, when it is one.
+    pub(crate) const fn port(&self) -> Option<u16> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp(address) => Some(address.port()),
+        }
+    }
+}
+
 /// Whom the agent serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {

@@ -13,7 +13,7 @@ pub(crate) enum ContainerError {
     #[error("cannot list the processes of this machine")]
     List(#[source] io::Error),
     #[error(
-        "no process of container {id} is to be seen among {seen}; the agent needs the process ids of the node (hostPID)"
+        "no process of container {id} is to be seen among {seen}; the agent needs the process ids of the node (hostPID) or of the container"
     )]
     NotFound { id: String, seen: usize },
 }

@@ -111,8 +111,9 @@ async fn run(args: &Args, bound: Bound, target: Arc<Target>) -> Result<()> {
     } else {
         HandOver::default()
     };
-    let service =
-        AgentService::new(Arc::clone(&target), network, hand_over, life.clone(), tasks.clone(), &args.client);
+    let own_port = network::is_own(&target).then(|| args.listen.port()).flatten();
+    let (held, client) = (Arc::clone(&target), &args.client);
+    let service = AgentService::new(held, network, hand_over, life.clone(), tasks.clone(), client, own_port);
     let server =
         AgentServer::new(service).max_decoding_message_size(MESSAGE).max_encoding_message_size(MESSAGE);
     let transport = Transport::new(server, args.token, life.clone(), tasks.clone());

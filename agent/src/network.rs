@@ -269,6 +269,15 @@ pub(crate) fn netlink(protocol: Protocol) -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(protocol))?)
 }
 
+/// Whether the target's network is the one that the agent was started in: it is a container of the same pod.
+pub(crate) fn is_own(target: &Target) -> bool {
+    let own = open(c"/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let theirs = target.namespace(c"net");
+    own.is_ok_and(|own| {
+        theirs.is_ok_and(|theirs| same_file(own.as_fd(), theirs.as_fd()).is_ok_and(|same| same))
+    })
+}
+
 /// Joins unless the thread is there already, which needs no capability.
 fn join(namespace: &OwnedFd, own: &std::ffi::CStr, kind: LinkNameSpaceType) -> io::Result<()> {
     let own = open(own, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

@@ -48,7 +48,7 @@ struct Inner {
 }
 
 impl AgentService {
-    /// Also starts the owner of the subscriptions.
+    /// Also starts the owner of the subscriptions. `own_port`: the agent listens there, in the target's network.
     pub(crate) fn new(
         target: Arc<Target>,
         network: Result<TargetNetwork, String>,
@@ -56,6 +56,7 @@ impl AgentService {
         life: Life,
         tasks: TaskTracker,
         client: &str,
+        own_port: Option<u16>,
     ) -> Self {
         let (clients_tx, clients_rx) = mpsc::channel(CLIENTS);
         let parking = Parking::new(life.ending().clone());
@@ -63,7 +64,8 @@ impl AgentService {
         if let Ok(network) = &network {
             let steal = Steal::new(network.clone(), parking.clone(), tasks.clone(), client);
             let mirror = Mirror::new(network.clone(), queue.clone());
-            let owner = Subscriptions::new(life.clone(), network.clone(), parking.clone(), steal, mirror);
+            let parking = parking.clone();
+            let owner = Subscriptions::new(life.clone(), network.clone(), parking, steal, mirror, own_port);
             tasks.spawn(owner.run(clients_rx));
         }
         Self {

@@ -45,6 +45,8 @@ pub(crate) struct Subscriptions {
     steal: Steal,
     mirror: Mirror,
     ports: BTreeMap<u16, Port>,
+    /// Where the agent itself listens, when that is in the target's network: whoever took it would cut off its own client.
+    own: Option<u16>,
 }
 
 #[derive(Debug, Default)]
@@ -63,8 +65,9 @@ impl Subscriptions {
         parking: Parking,
         steal: Steal,
         mirror: Mirror,
+        own: Option<u16>,
     ) -> Self {
-        Self { life, network, parking, steal, mirror, ports: BTreeMap::new() }
+        Self { life, network, parking, steal, mirror, ports: BTreeMap::new(), own }
     }
 
     /// Serves one client after the other until the agent ends; then everything is removed.
@@ -130,6 +133,9 @@ impl Subscriptions {
 
     async fn change(&mut self, port: u32, new: Mode, old: Mode) -> Result<(), String> {
         let port = u16::try_from(port).ok().filter(|port| *port > 0).ok_or("the port must be 1 to 65535")?;
+        if self.own == Some(port) {
+            return Err(format!("port {port} is the agent's own in the target's pod"));
+        }
         if !self.ports.contains_key(&port) && self.ports.len() >= PORTS {
             return Err(format!("one session can subscribe at most {PORTS} ports"));
         }

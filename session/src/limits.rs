@@ -138,6 +138,9 @@ pub const AGENT_PROBE: Duration = Duration::from_millis(50);
 pub const JOB_EVENTS: Duration = Duration::from_millis(500);
 /// A Job that has no running pod at this age will not get one again.
 pub const JOB_SETTLED: Duration = Duration::from_secs(60);
+/// Ports of agents in the network of a target's pod, the first and how many: above those that servers are given, below those that the
+/// kernel gives to outgoing connections (32768).
+pub const EPHEMERAL_AGENT_PORTS: (u16, u16) = (20_000, 12_000);
 /// Opening a port-forward, the far end's first bytes included.
 pub const FORWARD_OPEN: Duration = Duration::from_secs(10);
 /// Largest message of a port-forward: relay chunks are cut into these; the API server takes 32 MiB.

@@ -153,25 +153,12 @@ http.server.HTTPServer(('', 8080), Handler).serve_forever()";
     session.stop();
 }
 
-/// `assets/Dockerfile` makes such an image: one static program. Here it is the agent of a session on this machine.
 #[test]
 fn an_agent_can_come_out_of_an_image() {
     let Some(shop) = shop("image") else { return };
     let world = World::new(User::Root);
-    let pod = world.pod("here", &[], &["sleep", "600"]);
-    let session = world.exec(&["-t", &pod.target()], &["sleep", "600"]);
-    let is_agent = |process: &u32| {
-        std::fs::read_link(format!("/proc/{process}/exe"))
-            .is_ok_and(|exe| exe.to_string_lossy().contains("mirrord-agent"))
-    };
-    let agent =
-        wait_for("the agent", LIMIT, || world.processes().into_iter().map(|(pid, _)| pid).find(is_agent));
-    let program = world.home().join("mirrord-agent");
-    std::fs::copy(format!("/proc/{agent}/exe"), &program).unwrap();
-    session.stop();
-    shop.cluster.image(&world, "mirrord-agent", &program);
-
-    let config = world.write("image.json", r#"{"agent": {"image": "registry.test/mirrord-agent:1"}}"#);
+    let image = shop.cluster.agent_image(&world);
+    let config = world.write("image.json", &format!(r#"{{"agent": {{"image": "{image}"}}}}"#));
     let kubeconfig = shop.cluster.kubeconfig_for(&world);
     let options = ["--kubeconfig", &kubeconfig, "-n", &shop.name, "-t", "pod/shop", "-f", &config];
     let session = world.exec(&options, &["bash", "-c", "cat /config/shop/settings.toml; sleep 600"]);

@@ -154,6 +154,24 @@ fn a_right_that_is_missing_is_named() {
     refused(&world, &["--kubeconfig", &expired, "-t", "pod/hello"], &["does not accept the credentials"]);
 }
 
+/// Another form of the agent, and other rights: no job, no ConfigMap.
+#[test]
+fn an_ephemeral_container_has_a_role_of_its_own() {
+    let Some((namespace, world, _)) = hello("eph-rights") else { return };
+    let image = namespace.cluster.agent_image(&world);
+    let config =
+        world.write("ephemeral.json", &json!({"agent": {"image": image, "ephemeral": true}}).to_string());
+    let own = dev(&namespace, &world);
+    let options = ["--kubeconfig", &own, "-t", "pod/hello", "-f", &config];
+    namespace.kubectl(&["create", "role", "pods", "--verb=get,list,watch", "--resource=pods"]);
+    bind(&namespace, "pods");
+    refused(&world, &options, &["patch pods/ephemeralcontainers", "pods/portforward"]);
+    namespace.create(include_str!("../../assets/rbac/ephemeral.yaml"));
+    bind(&namespace, "mirrord-tui-ephemeral");
+    let (done, _) = world.exec_to_end(&options, &["true"]);
+    assert!(done.status.success(), "these rights suffice: {}", done.err());
+}
+
 /// Every right of the shipped role is taken away once: it is missed before anything is created, by its name. Only `patch`, by which
 /// colleagues learn of a switch, is nothing that a session needs.
 #[test]

@@ -4,6 +4,7 @@
 //! A test makes a [`World`], starts pods and sessions in it, waits for states (never for time), and drops it: the drop fails the
 //! test when something is left.
 
+mod agent_image;
 mod cluster;
 mod event_log;
 mod finish;

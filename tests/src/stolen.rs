@@ -55,6 +55,18 @@ impl Stolen {
     #[must_use]
     #[track_caller]
     pub fn steal_through<'world>(&self, world: &'world World, kubeconfig: &str) -> Session<'world> {
+        self.steal_with(world, kubeconfig, &[])
+    }
+
+    /// The same with more options.
+    #[must_use]
+    #[track_caller]
+    pub fn steal_with<'world>(
+        &self,
+        world: &'world World,
+        kubeconfig: &str,
+        more: &[&str],
+    ) -> Session<'world> {
         let tool = world.install(self.tool);
         let log = world.home().join("own.log").to_string_lossy().into_owned();
         let options = [
@@ -68,7 +80,7 @@ impl Stolen {
             "8080",
             "--steal",
         ];
-        let session = world.exec(&options, &[&tool, "clerk", "8080", "own", &log]);
+        let session = world.exec(&[&options[..], more].concat(), &[&tool, "clerk", "8080", "own", &log]);
         session.wait_mode(8080, "steal");
         assert!(self.is_stolen());
         session

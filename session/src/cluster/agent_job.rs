@@ -1,4 +1,5 @@
-//! The agent in a cluster: a Job with one pod on the target's node, and ConfigMaps with the agent in them, which the Job owns.
+//! The agent in a cluster: a Job with one pod on the target's node, and ConfigMaps with the agent in them, which the Job owns. Or, when
+//! that is wanted, an ephemeral container of the target's pod (`ephemeral`), which nobody can remove.
 //!
 //! ```text
 //! POST Job ─▶ POST ConfigMaps (owned by it) ─▶ its pod appears ─▶ port-forward until the agent answers ─▶ Running
@@ -8,6 +9,7 @@
 
 mod cleanup;
 mod deploy;
+mod ephemeral;
 mod manifest;
 mod options;
 mod pod_state;
@@ -25,7 +27,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api,
-    api::{Patch, PatchParams},
+    api::{Patch, PatchParams, WatchParams},
 };
 use serde_json::json;
 use thiserror::Error;
@@ -33,7 +35,7 @@ use thiserror::Error;
 pub use self::{
     cleanup::{LeftBehind, left_behind, remove, session_of},
     manifest::{MANAGED_BY, OWNER, SINCE, STEAL_PORTS, TARGET_LABEL},
-    options::{AgentOptions, AgentOptionsError},
+    options::{AgentOptions, AgentOptionsError, Form},
 };
 use super::{client::Cluster, error::ClusterError, pod::TargetPod, port_forward};
 use crate::{
@@ -118,6 +120,10 @@ impl AgentJobError {
             Self::Pod { reason, .. } if reason.contains("OOMKilled") => {
                 "give it more memory with `agent.resources`".to_owned()
             }
+            // Of an ephemeral container only: the loopback of another pod is the agent's alone.
+            Self::Pod { reason, .. } if reason.contains("Address already in use") => {
+                "a program of the pod has the port that was chosen: start again, and another one is".to_owned()
+            }
             Self::Pod { reason, .. } if reason.contains("mage") => {
                 "check `agent.image`, `agent.image_pull_policy` and `agent.image_pull_secrets`".to_owned()
             }
@@ -135,7 +141,7 @@ impl AgentJobError {
     }
 }
 
-/// The agent's job. Clones mean the same one.
+/// The agent's job, or its ephemeral container. Clones mean the same one.
 #[derive(Clone, Debug)]
 pub struct AgentJob {
     cluster: Cluster,
@@ -150,15 +156,40 @@ impl AgentJob {
     /// A job that does not exist yet; `number` tells those of one session apart.
     #[must_use]
     pub fn new(cluster: Cluster, spec: AgentSpec, number: u32) -> Self {
-        let namespace = spec.options.namespace.clone().unwrap_or_else(|| spec.target.namespace.clone());
+        let ephemeral = spec.options.form() == Form::Ephemeral;
+        let elsewhere = spec.options.namespace.clone().filter(|_| !ephemeral);
+        let namespace = elsewhere.unwrap_or_else(|| spec.target.namespace.clone());
         let name = format!("mirrord-tui-{}-{number}", spec.session);
-        Self { cluster, namespace, name, spec: Arc::new(spec), pod: Arc::default() }
+        let pod = ephemeral.then(|| spec.target.name.clone());
+        Self { cluster, namespace, name, spec: Arc::new(spec), pod: Arc::new(Mutex::new(pod)) }
     }
 
     /// Namespace and name of the job.
     #[must_use]
     pub fn name(&self) -> (&str, &str) {
         (&self.namespace, &self.name)
+    }
+
+    /// Name of the ephemeral container, when the agent is one.
+    fn ephemeral(&self) -> Option<&str> {
+        (self.spec.options.form() == Form::Ephemeral).then_some(&self.name)
+    }
+
+    /// Port of the agent on the loopback of its pod.
+    fn port(&self) -> u16 {
+        self.ephemeral().map_or(manifest::PORT, |name| ephemeral::port(name, &self.spec.target))
+    }
+
+    /// What it is, in words.
+    fn described(&self) -> String {
+        let Self { namespace, name, spec, .. } = self;
+        let context = &self.cluster.context;
+        match self.ephemeral() {
+            Some(_) => {
+                format!("container {name} of pod/{} in namespace {namespace} of {context}", spec.target.name)
+            }
+            None => format!("job/{name} in namespace {namespace} of {context}"),
+        }
     }
 
     /// The agent's pod, once it is known.
@@ -173,17 +204,21 @@ impl AgentJob {
     /// When its pod is not known yet or nobody listens there.
     pub(crate) async fn connect(&self) -> std::io::Result<Box<dyn crate::agent_link::Transport>> {
         let pod = self.pod().ok_or(std::io::ErrorKind::NotConnected)?;
-        port_forward::open(&self.cluster.client, &self.namespace, &pod, manifest::PORT)
+        port_forward::open(&self.cluster.client, &self.namespace, &pod, self.port())
             .await
             .map_err(std::io::Error::other)
     }
 
-    /// Removes the job and all that it owns; the API server is told, and nobody waits for the kubelet.
+    /// Removes the job and all that it owns; the API server is told, and nobody waits for the kubelet. An ephemeral container cannot be
+    /// removed: it ends when its session tells it to, or when its client has been gone for the idle timeout.
     ///
     /// # Errors
     /// When the API server does not do it. A job that is gone already is none.
     pub async fn delete(&self) -> Result<(), ClusterError> {
-        remove(&self.cluster, &self.namespace, &self.name).await
+        match self.ephemeral() {
+            Some(_) => Ok(()),
+            None => remove(&self.cluster, &self.namespace, &self.name).await,
+        }
     }
 
     /// What the session steals from the start, as [`STEAL_PORTS`] has it.
@@ -192,11 +227,14 @@ impl AgentJob {
         manifest::stolen(&self.spec.config)
     }
 
-    /// Tells others what the session steals now.
+    /// Tells others what the session steals now; an ephemeral container has no place for that.
     ///
     /// # Errors
     /// When the API server does not take it; the right to patch jobs is not needed for a session.
     pub async fn tell_stolen(&self, ports: &str) -> Result<(), ClusterError> {
+        if self.ephemeral().is_some() {
+            return Ok(());
+        }
         let jobs: Api<Job> = Api::namespaced(self.cluster.client.clone(), &self.namespace);
         let patch = Patch::Merge(json!({ "metadata": { "annotations": { STEAL_PORTS: ports } } }));
         let action = format!("patch jobs in namespace `{}`", self.namespace);
@@ -216,8 +254,12 @@ impl AgentJob {
         Api::namespaced(self.cluster.client.clone(), &self.namespace)
     }
 
-    fn selector(&self) -> String {
-        format!("{}={}", manifest::JOB_LABEL, self.name)
+    /// Which pod is watched: the one that the job makes, or the target's.
+    fn watched(&self) -> WatchParams {
+        match self.ephemeral() {
+            Some(_) => WatchParams::default().fields(&format!("metadata.name={}", self.spec.target.name)),
+            None => WatchParams::default().labels(&format!("{}={}", manifest::JOB_LABEL, self.name)),
+        }
     }
 }
 
@@ -225,7 +267,7 @@ impl AgentJob {
 #[must_use]
 pub fn endpoint(current: Arc<Mutex<AgentJob>>) -> Endpoint {
     let job = current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let name = format!("job/{} in namespace {} of {}", job.name, job.namespace, job.cluster.context);
+    let name = job.described();
     let connector: Connector = Arc::new(move || {
         let job = current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Box::pin(async move { job.connect().await })

@@ -10,7 +10,12 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{client::Cluster, error::ClusterError, pod::TargetPod};
+use super::{
+    agent_job::{AgentOptions, Form},
+    client::Cluster,
+    error::ClusterError,
+    pod::TargetPod,
+};
 use crate::config::{Config, Mode};
 
 /// What a session wants of its target.
@@ -18,12 +23,25 @@ use crate::config::{Config, Mode};
 pub struct Wants {
     /// Namespace of the agent; `None`: the target's.
     pub agent_namespace: Option<String>,
-    /// The agent comes out of an image, and not out of ConfigMaps.
-    pub own_image: bool,
+    /// What the agent will be.
+    pub form: Form,
     /// Ports that are taken over from the start.
     pub steals: Steals,
     /// The session, whose own agents are no others; empty: none is meant.
     pub session: String,
+}
+
+impl Wants {
+    /// What a configuration says.
+    #[must_use]
+    pub fn of(agent: &AgentOptions, config: &Config) -> Self {
+        Self {
+            agent_namespace: agent.namespace.clone(),
+            form: agent.form(),
+            steals: Steals::of(config),
+            session: String::new(),
+        }
+    }
 }
 
 /// Ports that a session takes over from the start.
@@ -175,14 +193,15 @@ impl fmt::Display for Finding {
 pub async fn check(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<Report, ClusterError> {
     let agent = wants.agent_namespace.as_deref().unwrap_or(&pod.namespace);
     // Calls of the client are large futures: on the heap they stay out of every caller's.
-    let (rights, security, capacity, quota, sessions) = tokio::try_join!(
-        Box::pin(rights::check(cluster, &pod.namespace, agent, wants.own_image)),
-        Box::pin(places::pod_security(cluster, agent)),
-        Box::pin(places::capacity(cluster, &pod.node)),
-        Box::pin(places::quota(cluster, agent, wants.own_image)),
+    let (rights, security, room, sessions) = tokio::try_join!(
+        Box::pin(rights::check(cluster, &pod.namespace, agent, wants.form)),
+        Box::pin(places::pod_security(cluster, agent, wants.form)),
+        Box::pin(room(cluster, pod, agent, wants.form)),
         Box::pin(sharing::other_sessions(cluster, pod, agent, wants)),
     )?;
-    let mut findings = vec![state(pod), places::system(pod), rights, security, capacity, quota, sessions];
+    let mut findings = vec![state(pod), places::system(pod), rights, security];
+    findings.extend(room);
+    findings.push(sessions);
     findings.extend(sharing::probes(pod, &wants.steals));
     findings.push(mesh(pod));
     if pod.host_network {
@@ -194,6 +213,24 @@ pub async fn check(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<
         ));
     }
     Ok(Report { target: name(pod), findings })
+}
+
+/// Whether there is room for an agent. In the target's own pod there always is; it only cannot be had back.
+async fn room(
+    cluster: &Cluster,
+    pod: &TargetPod,
+    agent: &str,
+    form: Form,
+) -> Result<Vec<Finding>, ClusterError> {
+    if form == Form::Ephemeral {
+        let detail = "the agent becomes a container of the pod itself, which Kubernetes cannot remove: when the session has ended it \
+                      stays in the pod's list, terminated, as long as the pod";
+        let hint = "without `agent.ephemeral` the agent is a Job of its own, of which nothing stays";
+        return Ok(vec![Finding::new("ephemeral container", Verdict::Warning, detail, hint)]);
+    }
+    let (capacity, quota) =
+        tokio::try_join!(places::capacity(cluster, &pod.node), places::quota(cluster, agent, form))?;
+    Ok(vec![capacity, quota])
 }
 
 /// Looks at what differs from pod to pod of one workload: for all but the first of them.

@@ -145,6 +145,7 @@ pub fn resolve(file: FileConfig, flags: &Flags, base: &Path) -> Result<Resolved,
     file.without_effect("", &mut warnings);
     file.feature.without_effect("feature.", &mut warnings);
     file.agent.without_effect("agent.", &mut warnings);
+    warnings.extend(file.agent.without_effect_on_ephemeral());
     let mut config = Config::default();
     if let Some(names) = file.skip_processes {
         config.skip_processes = names.0;

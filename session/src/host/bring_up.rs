@@ -296,12 +296,7 @@ impl Steps {
         });
         let target = target.await?;
         let checked = self.step_within(resolution, "checking what the cluster allows", async {
-            let wants = preflight::Wants {
-                agent_namespace: spec.agent.namespace.clone(),
-                own_image: spec.agent.image.is_some(),
-                steals: preflight::Steals::of(&spec.config),
-                ..preflight::Wants::default()
-            };
+            let wants = preflight::Wants::of(&spec.agent, &spec.config);
             preflight::check(&cluster, &target, &wants).await.and_then(Report::into_result).map_err(failed)
         });
         let report = checked.await?;

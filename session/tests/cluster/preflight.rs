@@ -7,7 +7,9 @@ use kube::{
     api::{ListParams, Patch, PatchParams, WatchEvent, WatchParams},
 };
 use mirrord_session::cluster::{
-    Cluster, ClusterError, TargetPod, Which, connect, list,
+    Cluster, ClusterError, TargetPod, Which,
+    agent_job::Form,
+    connect, list,
     preflight::{Finding, Report, Steals, Verdict, Wants, check},
     resolve,
     targets::Scope,
@@ -97,7 +99,7 @@ async fn the_shipped_role_is_enough_and_each_right_is_missed_by_name() {
         }
         // With an image of its own the agent needs no ConfigMaps.
         let user = connect(&world.user("imaged", without("configmaps", "create")).await).await.unwrap();
-        let wants = Wants { own_image: true, ..Wants::default() };
+        let wants = Wants { form: Form::ImageJob, ..Wants::default() };
         assert_eq!(finding(&check(&user, &pod, &wants).await.unwrap(), "rights").verdict, Verdict::Fine);
     })
     .await;

@@ -7,7 +7,7 @@ use clap::Args;
 use mirrord_session::{
     cluster::{
         Which, agent_job,
-        preflight::{self, Steals, Verdict, Wants},
+        preflight::{self, Verdict, Wants},
         resolve,
     },
     config::{Flags, Mode, Resolved},
@@ -123,12 +123,7 @@ fn target_report(args: &DoctorArgs) -> Result<Option<preflight::Report>> {
         return Ok(Some(doctor::examine_local(&target)));
     }
     let Resolved { cluster, agent, config, .. } = resolved;
-    let wants = Wants {
-        agent_namespace: agent.namespace,
-        own_image: agent.image.is_some(),
-        steals: Steals::of(&config),
-        ..Wants::default()
-    };
+    let wants = Wants::of(&agent, &config);
     let report = ask("say what a session needs to know", &cluster, CLUSTER_LIMIT, async |cluster| {
         let pods = resolve(cluster, &target, Which::One).await?;
         match pods.first() {

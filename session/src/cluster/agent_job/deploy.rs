@@ -16,7 +16,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt,
-    api::{ListParams, PostParams, WatchEvent, WatchParams},
+    api::{ListParams, PostParams, WatchEvent},
 };
 use tokio::time::{sleep, timeout};
 
@@ -60,7 +60,7 @@ impl AgentJob {
 
     /// Waits until the agent's pod has ended, and says how.
     pub async fn ended(&self) -> String {
-        let ended = self.watch(|pod, deleted| match pod_state::ended(pod) {
+        let ended = self.watch(|pod, deleted| match pod_state::ended(pod, self.ephemeral()) {
             Some(how) => ControlFlow::Break(how),
             None if deleted => ControlFlow::Break("its pod was deleted".to_owned()),
             None => ControlFlow::Continue(()),
@@ -76,13 +76,18 @@ impl AgentJob {
     }
 
     /// Creates the job, then its ConfigMaps all at once: mounting is retried with growing pauses, so they must not come late. Gives
-    /// the job's uid. What exists when it fails must be deleted by whoever called.
+    /// the job's uid. What exists when it fails must be deleted by whoever called. Or adds the ephemeral container, which has none.
     ///
     /// # Errors
     /// When the API server refuses.
     pub async fn create(&self) -> Result<String, AgentJobError> {
         let started = Instant::now();
         let (cluster, namespace) = (&self.cluster, &self.namespace);
+        if let Some(name) = self.ephemeral() {
+            self.join_pod(name).await?;
+            tracing::info!(ms = started.elapsed().as_millis(), "the agent's container is added to the pod");
+            return Ok(String::new());
+        }
         let jobs: Api<Job> = Api::namespaced(cluster.client.clone(), namespace);
         let job = manifest::job(&self.name, &self.spec);
         let post = PostParams::default();
@@ -124,9 +129,9 @@ impl AgentJob {
         let failed = self.watch(|pod, deleted| {
             let name = pod.name_any();
             self.set_pod(&name);
-            *seen.lock().unwrap_or_else(PoisonError::into_inner) = pod_state::waiting(pod);
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = pod_state::waiting(pod, self.ephemeral());
             let deleted = || deleted.then(|| "its pod was deleted".to_owned());
-            match pod_state::ended(pod).or_else(deleted) {
+            match pod_state::ended(pod, self.ephemeral()).or_else(deleted) {
                 Some(reason) => {
                     ControlFlow::Break(AgentJobError::Pod { pod: name, node: node.clone(), reason })
                 }
@@ -157,7 +162,12 @@ impl AgentJob {
 
     /// What the kubelet complains about, for whoever may read it: a pod that cannot even begin shows nothing but `ContainerCreating`.
     async fn last_warning(&self) -> Option<String> {
-        let list = ListParams::default().fields(&format!("involvedObject.name={},type=Warning", self.pod()?));
+        let mut about = format!("involvedObject.name={},type=Warning", self.pod()?);
+        if let Some(name) = self.ephemeral() {
+            // The pod is the target's, and has troubles of its own.
+            about.push_str(&format!(",involvedObject.fieldPath=spec.ephemeralContainers{{{name}}}"));
+        }
+        let list = ListParams::default().fields(&about);
         let action = format!("list events in namespace `{}`", self.namespace);
         let events = self.cluster.call(action, self.events().list(&list)).await.ok()?;
         events.items.into_iter().next_back()?.message
@@ -166,7 +176,7 @@ impl AgentJob {
     /// Shows `look` every state of the agent's pod until it has seen enough.
     async fn watch<T>(&self, mut look: impl FnMut(&Pod, bool) -> ControlFlow<T>) -> Result<T, ClusterError> {
         let pods = self.pods();
-        let params = WatchParams::default().labels(&self.selector()).timeout(WATCH_LIFE);
+        let params = self.watched().timeout(WATCH_LIFE);
         loop {
             // From any version on: what exists is told first.
             let action = format!("watch pods in namespace `{}`", self.namespace);

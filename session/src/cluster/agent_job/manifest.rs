@@ -151,7 +151,8 @@ fn pod(name: &str, spec: &AgentSpec) -> PodSpec {
     }
 }
 
-fn container(spec: &AgentSpec) -> Container {
+/// The agent's command line.
+pub(super) fn command(spec: &AgentSpec, port: u16) -> Vec<String> {
     let options = &spec.options;
     let mut command: Vec<String> = if options.image.is_some() {
         vec![IN_IMAGE.to_owned()]
@@ -161,7 +162,7 @@ fn container(spec: &AgentSpec) -> Container {
     command.extend(
         [
             "--listen",
-            &format!("tcp:127.0.0.1:{PORT}"),
+            &format!("tcp:127.0.0.1:{port}"),
             "--container-id",
             &spec.target.container_id,
             "--token-sha256",
@@ -173,21 +174,27 @@ fn container(spec: &AgentSpec) -> Container {
         ]
         .map(str::to_owned),
     );
+    command
+}
+
+/// The agent's own environment: the target's image may set variables for programs that this is none of.
+pub(super) fn environment(spec: &AgentSpec) -> Option<Vec<EnvVar>> {
+    let variable = |level: &String| EnvVar {
+        name: "MIRRORD_AGENT_LOG".to_owned(),
+        value: Some(level.clone()),
+        ..EnvVar::default()
+    };
+    spec.log_level.as_ref().map(|level| vec![variable(level)])
+}
+
+fn container(spec: &AgentSpec) -> Container {
+    let options = &spec.options;
     Container {
         name: "mirrord-agent".to_owned(),
         image: Some(options.image.clone().unwrap_or_else(|| spec.target.container_image.clone())),
-        image_pull_policy: Some(
-            options.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".to_owned()),
-        ),
-        command: Some(command),
-        // The target's image may set variables for programs that this is none of.
-        env: spec.log_level.as_ref().map(|level| {
-            vec![EnvVar {
-                name: "MIRRORD_AGENT_LOG".to_owned(),
-                value: Some(level.clone()),
-                ..EnvVar::default()
-            }]
-        }),
+        image_pull_policy: Some(pull_policy(spec)),
+        command: Some(command(spec, PORT)),
+        env: environment(spec),
         working_dir: Some("/".to_owned()),
         resources: Some(options.resources.clone().unwrap_or_else(resources)),
         security_context: Some(security(capabilities(&spec.config, &options.disabled_capabilities))),
@@ -204,8 +211,13 @@ fn container(spec: &AgentSpec) -> Container {
     }
 }
 
+/// When the image is pulled.
+pub(super) fn pull_policy(spec: &AgentSpec) -> String {
+    spec.options.image_pull_policy.clone().unwrap_or_else(|| "IfNotPresent".to_owned())
+}
+
 /// Root, for Kubernetes gives others no capabilities, and nothing else.
-fn security(capabilities: Vec<String>) -> SecurityContext {
+pub(super) fn security(capabilities: Vec<String>) -> SecurityContext {
     SecurityContext {
         run_as_user: Some(0),
         run_as_non_root: Some(false),

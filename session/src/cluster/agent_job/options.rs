@@ -18,6 +18,8 @@ use crate::{
 pub struct AgentOptions {
     /// Image with the agent in it; `None`: the agent comes in ConfigMaps and runs on the target's image.
     pub image: Option<String>,
+    /// The agent is a container of the target's pod.
+    pub ephemeral: bool,
     /// Namespace of the agent; `None`: the target's.
     pub namespace: Option<String>,
     /// `Always`, `IfNotPresent` or `Never`.
@@ -50,6 +52,7 @@ impl Default for AgentOptions {
     fn default() -> Self {
         Self {
             image: None,
+            ephemeral: false,
             namespace: None,
             image_pull_policy: None,
             image_pull_secrets: Vec::new(),
@@ -78,14 +81,57 @@ pub enum AgentOptionsError {
         /// What serde said.
         source: serde_json::Error,
     },
-    /// The agent as an ephemeral container.
+    /// An ephemeral container without an image.
     #[error(
-        "`agent.ephemeral` cannot be had: an ephemeral container can neither bring the agent along nor be removed; leave it out, and the agent runs as a job"
+        "`agent.ephemeral` needs `agent.image`: an ephemeral container has no volumes that could bring the agent; without `agent.ephemeral` the agent runs as a job, which needs no image"
     )]
-    Ephemeral,
+    NoImage,
     /// A policy that does not exist.
     #[error("`{0}` is no `agent.image_pull_policy`; there are Always, IfNotPresent and Never")]
     PullPolicy(String),
+}
+
+/// What the agent is in the cluster, and how its program comes there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// A job; ConfigMaps bring the program.
+    #[default]
+    Job,
+    /// A job of an image.
+    ImageJob,
+    /// An ephemeral container of the target's pod, of an image.
+    Ephemeral,
+}
+
+impl AgentOptions {
+    /// What the agent is.
+    #[must_use]
+    pub const fn form(&self) -> Form {
+        match (self.ephemeral, self.image.is_some()) {
+            (true, _) => Form::Ephemeral,
+            (false, true) => Form::ImageJob,
+            (false, false) => Form::Job,
+        }
+    }
+}
+
+impl AgentSection {
+    /// Keys that are set and mean nothing for an ephemeral container, which is part of a pod that exists.
+    pub(crate) fn without_effect_on_ephemeral(&self) -> Vec<String> {
+        let keys = [
+            ("namespace", self.namespace.is_some()),
+            ("image_pull_secrets", self.image_pull_secrets.is_some()),
+            ("ttl", self.ttl.is_some()),
+            ("tolerations", self.tolerations.is_some()),
+            ("resources", self.resources.is_some()),
+            ("labels", self.labels.is_some()),
+            ("annotations", self.annotations.is_some()),
+            ("service_account", self.service_account.is_some()),
+            ("priority_class", self.priority_class.is_some()),
+        ];
+        let set = keys.into_iter().filter(|(_, set)| *set && self.ephemeral == Some(true));
+        set.map(|(key, _)| format!("agent.{key} with agent.ephemeral")).collect()
+    }
 }
 
 /// An image as an object: registry and tag apart.
@@ -99,9 +145,6 @@ impl TryFrom<AgentSection> for AgentOptions {
     type Error = AgentOptionsError;
 
     fn try_from(section: AgentSection) -> Result<Self, AgentOptionsError> {
-        if section.ephemeral == Some(true) {
-            return Err(AgentOptionsError::Ephemeral);
-        }
         if let Some(policy) = &section.image_pull_policy
             && !["Always", "IfNotPresent", "Never"].contains(&policy.as_str())
         {
@@ -115,11 +158,16 @@ impl TryFrom<AgentSection> for AgentOptions {
                 Some(tag.map_or_else(|| registry.clone(), |tag| format!("{registry}:{tag}")))
             }
         };
+        let ephemeral = section.ephemeral == Some(true);
+        if ephemeral && image.is_none() {
+            return Err(AgentOptionsError::NoImage);
+        }
         let seconds =
             |given: Option<u32>, default| given.map_or(default, |given| Duration::from_secs(given.into()));
         Ok(Self {
             image,
-            namespace: section.namespace,
+            ephemeral,
+            namespace: section.namespace.filter(|_| !ephemeral),
             image_pull_policy: section.image_pull_policy,
             image_pull_secrets: read("image_pull_secrets", section.image_pull_secrets)?,
             ttl: seconds(section.ttl, CLUSTER_AGENT_TTL),
@@ -180,6 +228,16 @@ mod tests {
         assert_eq!(options.tolerations.as_ref().map(Vec::len), Some(1));
         let back: AgentOptions = serde_json::from_value(serde_json::to_value(&options).unwrap()).unwrap();
         assert_eq!(back, options);
+    }
+
+    #[test]
+    fn an_ephemeral_container_needs_an_image_and_takes_no_settings_of_pods() {
+        let section = json!({"ephemeral": true, "image": "x/agent:1", "namespace": "other", "ttl": 3});
+        let section: AgentSection = serde_json::from_value(section).unwrap();
+        let ignored = section.without_effect_on_ephemeral();
+        assert_eq!(ignored, ["agent.namespace with agent.ephemeral", "agent.ttl with agent.ephemeral"]);
+        let options = AgentOptions::try_from(section).unwrap();
+        assert_eq!((options.form(), options.namespace), (Form::Ephemeral, None));
     }
 
     #[test]

@@ -14,10 +14,11 @@ const HOPELESS: [&str; 8] = [
     "ImageInspectError",
 ];
 
-/// Why the pod is not or will not be running; `None`: it runs, or may yet.
-pub(super) fn ended(pod: &Pod) -> Option<String> {
+/// Why the agent is not or will not be running; `None`: it runs, or may yet. `ephemeral` names its container in the target's pod, which
+/// otherwise is one of its own.
+pub(super) fn ended(pod: &Pod, ephemeral: Option<&str>) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let container = container(pod);
+    let container = container(pod, ephemeral);
     let terminated = container.and_then(|container| container.state.as_ref()?.terminated.as_ref());
     if let Some(terminated) = terminated {
         return Some(termination(terminated));
@@ -32,12 +33,14 @@ pub(super) fn ended(pod: &Pod) -> Option<String> {
     {
         return Some(with(reason, waiting.and_then(|waiting| waiting.message.as_deref())));
     }
-    pod.metadata.deletion_timestamp.as_ref().map(|_| "somebody has deleted the pod".to_owned())
+    // A target that is being deleted serves until its containers end, and its agent with it.
+    let deleted = pod.metadata.deletion_timestamp.as_ref().filter(|_| ephemeral.is_none());
+    deleted.map(|_| "somebody has deleted the pod".to_owned())
 }
 
 /// What it waits for, for when that took too long.
-pub(super) fn waiting(pod: &Pod) -> String {
-    let waiting = container(pod).and_then(|container| container.state.as_ref()?.waiting.as_ref());
+pub(super) fn waiting(pod: &Pod, ephemeral: Option<&str>) -> String {
+    let waiting = container(pod, ephemeral).and_then(|container| container.state.as_ref()?.waiting.as_ref());
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or("unknown");
     waiting.and_then(|waiting| waiting.reason.as_deref()).map_or_else(
         || format!("its pod is {phase}"),
@@ -50,8 +53,12 @@ pub(super) fn waiting(pod: &Pod) -> String {
     )
 }
 
-fn container(pod: &Pod) -> Option<&ContainerStatus> {
-    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+fn container<'pod>(pod: &'pod Pod, ephemeral: Option<&str>) -> Option<&'pod ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    match ephemeral {
+        Some(name) => status.ephemeral_container_statuses.iter().flatten().find(|of| of.name == name),
+        None => status.container_statuses.as_ref()?.first(),
+    }
 }
 
 fn termination(terminated: &ContainerStateTerminated) -> String {
@@ -103,15 +110,15 @@ mod tests {
             with_state(&json!({"waiting": {"reason": "ContainerCreating"}})),
             with_state(&json!({"running": {}})),
         ] {
-            assert_eq!(ended(&pod), None);
+            assert_eq!(ended(&pod, None), None);
         }
-        let waiting = waiting(&with_state(&json!({"waiting": {"reason": "ContainerCreating"}})));
+        let waiting = waiting(&with_state(&json!({"waiting": {"reason": "ContainerCreating"}})), None);
         assert_eq!(waiting, "its pod is Pending, ContainerCreating");
     }
 
     #[test]
     fn a_pod_without_hope_is_explained() {
-        let failed = |state| ended(&with_state(&state)).unwrap();
+        let failed = |state| ended(&with_state(&state), None).unwrap();
         let pull = json!({"waiting": {"reason": "ErrImagePull", "message": "not found"}});
         assert_eq!(failed(pull), "ErrImagePull: not found");
         let log = "{}\n{\"level\":\"ERROR\",\"fields\":{\"error\":\"no process of container x\"}}\n";
@@ -121,6 +128,21 @@ mod tests {
         assert_eq!(failed(oom), "OOMKilled, exit code 137");
         let full =
             pod(&json!({"phase": "Failed", "reason": "OutOfmemory", "message": "Node didn't have enough"}));
-        assert_eq!(ended(&full).unwrap(), "OutOfmemory: Node didn't have enough");
+        assert_eq!(ended(&full, None).unwrap(), "OutOfmemory: Node didn't have enough");
+    }
+
+    #[test]
+    fn only_the_agents_own_container_of_a_target_counts() {
+        let status = |name: &str, state: serde_json::Value| json!({"name": name, "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state});
+        let over = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
+        let mut pod = pod(&json!({
+            "phase": "Running", "containerStatuses": [status("app", over.clone())],
+            "ephemeralContainerStatuses": [status("earlier", over), status("agent", json!({"running": {}}))],
+        }));
+        assert_eq!(ended(&pod, Some("agent")), None);
+        assert_eq!(ended(&pod, Some("later")), None);
+        assert_eq!(ended(&pod, Some("earlier")).unwrap(), "Error, exit code 1");
+        pod.metadata.deletion_timestamp = serde_json::from_value(json!("2026-11-23T02:00:00Z")).unwrap();
+        assert_eq!(ended(&pod, Some("agent")), None);
     }
 }

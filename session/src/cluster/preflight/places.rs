@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ResourceQuota};
 use kube::{Api, api::ListParams};
 
 use super::{Finding, Verdict};
-use crate::cluster::{client::Cluster, error::ClusterError, pod::TargetPod};
+use crate::cluster::{agent_job::Form, client::Cluster, error::ClusterError, pod::TargetPod};
 
 /// Label of a namespace that says which pods it lets in.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
@@ -36,8 +36,21 @@ pub(super) fn system(pod: &TargetPod) -> Finding {
 }
 
 /// Pod Security Admission of the agent's namespace.
-pub(super) async fn pod_security(cluster: &Cluster, namespace: &str) -> Result<Finding, ClusterError> {
+pub(super) async fn pod_security(
+    cluster: &Cluster,
+    namespace: &str,
+    form: Form,
+) -> Result<Finding, ClusterError> {
     const NAME: &str = "pod security";
+    let (needs, way_out) = if form == Form::Ephemeral {
+        let way_out = "without `agent.ephemeral` the agent can be in another namespace, which `agent.namespace` names; the target can stay where it is";
+        ("needs more than that lets a container have (SYS_PTRACE, NET_ADMIN)", way_out.to_owned())
+    } else {
+        let way_out = format!(
+            "name a namespace with {ENFORCE}=privileged in `agent.namespace` of the configuration; the target can stay where it is"
+        );
+        ("must see the node's processes (hostPID, SYS_ADMIN)", way_out)
+    };
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
     let answer = cluster.call(format!("read namespace `{namespace}`"), namespaces.get_opt(namespace)).await;
     Finding::asked(NAME, answer, |found| {
@@ -55,12 +68,8 @@ pub(super) async fn pod_security(cluster: &Cluster, namespace: &str) -> Result<F
             Some(level @ ("baseline" | "restricted")) => Finding::new(
                 NAME,
                 Verdict::Refused,
-                format!(
-                    "namespace `{namespace}` enforces `{level}`, and an agent must see the node's processes (hostPID, SYS_ADMIN)"
-                ),
-                format!(
-                    "name a namespace with {ENFORCE}=privileged in `agent.namespace` of the configuration; the target can stay where it is"
-                ),
+                format!("namespace `{namespace}` enforces `{level}`, and an agent {needs}"),
+                way_out,
             ),
             level => Finding::fine(
                 NAME,
@@ -99,11 +108,7 @@ pub(super) async fn capacity(cluster: &Cluster, node: &str) -> Result<Finding, C
 }
 
 /// Quotas of the agent's namespace that are used up.
-pub(super) async fn quota(
-    cluster: &Cluster,
-    namespace: &str,
-    own_image: bool,
-) -> Result<Finding, ClusterError> {
+pub(super) async fn quota(cluster: &Cluster, namespace: &str, form: Form) -> Result<Finding, ClusterError> {
     const NAME: &str = "quota";
     let quotas: Api<ResourceQuota> = Api::namespaced(cluster.client.clone(), namespace);
     let action = format!("list resource quotas in namespace `{namespace}`");
@@ -112,8 +117,7 @@ pub(super) async fn quota(
         if quotas.items.is_empty() {
             return Finding::fine(NAME, format!("namespace `{namespace}` has none"));
         }
-        let exhausted: Vec<String> =
-            quotas.items.iter().flat_map(|quota| used_up(quota, own_image)).collect();
+        let exhausted: Vec<String> = quotas.items.iter().flat_map(|quota| used_up(quota, form)).collect();
         if exhausted.is_empty() {
             return Finding::fine(NAME, format!("namespace `{namespace}` has room"));
         }
@@ -125,7 +129,7 @@ pub(super) async fn quota(
 
 /// What of a quota is too little for an agent. Amounts of CPU and memory are compared as they are written: the API server writes both
 /// in the same form, and an agent asks for next to nothing.
-fn used_up(quota: &ResourceQuota, own_image: bool) -> Vec<String> {
+fn used_up(quota: &ResourceQuota, form: Form) -> Vec<String> {
     let status = quota.status.clone().unwrap_or_default();
     let (hard, used) = (status.hard.unwrap_or_default(), status.used.unwrap_or_default());
     let name = quota.metadata.name.as_deref().unwrap_or_default();
@@ -133,7 +137,7 @@ fn used_up(quota: &ResourceQuota, own_image: bool) -> Vec<String> {
         let used = used.get(resource)?;
         let needed = match resource.as_str() {
             "pods" | "count/pods" | "count/jobs.batch" => Some(1),
-            "configmaps" | "count/configmaps" => Some(if own_image { 0 } else { CONFIG_MAPS }),
+            "configmaps" | "count/configmaps" => Some(if form == Form::Job { CONFIG_MAPS } else { 0 }),
             "cpu" | "memory" | "requests.cpu" | "requests.memory" | "limits.cpu" | "limits.memory" => None,
             _ => return None,
         };
@@ -159,7 +163,7 @@ mod tests {
                 "metadata": { "name": "q" },
                 "status": { "hard": { (resource): hard }, "used": { (resource): used } },
             });
-            used_up(&serde_json::from_value(quota).unwrap(), false)
+            used_up(&serde_json::from_value(quota).unwrap(), Form::Job)
         };
         assert_eq!(quota("5", "5", "pods"), ["quota `q` allows 5 pods, and 5 are used"]);
         assert!(quota("5", "4", "pods").is_empty());

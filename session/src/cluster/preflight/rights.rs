@@ -9,7 +9,7 @@ use k8s_openapi::api::authorization::v1::{
 use kube::{Api, api::PostParams};
 
 use super::{Finding, Verdict};
-use crate::cluster::{client::Cluster, error::ClusterError};
+use crate::cluster::{agent_job::Form, client::Cluster, error::ClusterError};
 
 /// One right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,32 +32,47 @@ const fn right(
 /// In the namespace of the target: to find its pod.
 pub(super) const IN_TARGET: [Right; 2] = [right("", "pods", "", "get"), right("", "pods", "", "list")];
 
-/// In the namespace of the agent: to start it, to follow its pod, to reach it, and to remove it. The API server asks for `get` or
-/// `create` on a port-forward according to its version and to the form of the request.
-pub(super) const IN_AGENT: [Right; 8] = [
+/// In the namespace of the agent: to follow its pod, and to reach it. The API server asks for `get` or `create` on a port-forward
+/// according to its version and to the form of the request.
+pub(super) const IN_AGENT: [Right; 5] = [
     right("", "pods", "", "get"),
     right("", "pods", "", "list"),
     right("", "pods", "", "watch"),
     right("", "pods", "portforward", "create"),
     right("", "pods", "portforward", "get"),
+];
+
+/// To start the agent, to see those of others, and to remove it.
+pub(super) const FOR_JOBS: [Right; 3] = [
     right("batch", "jobs", "", "create"),
     right("batch", "jobs", "", "delete"),
     right("batch", "jobs", "", "list"),
 ];
 
-/// In the namespace of the agent, when it comes without an image.
+/// When it comes without an image.
 pub(super) const FOR_CONFIG_MAPS: [Right; 1] = [right("", "configmaps", "", "create")];
+
+/// When it is a container of the target's pod.
+pub(super) const FOR_EPHEMERAL: [Right; 1] = [right("", "pods", "ephemeralcontainers", "patch")];
+
+/// What starting and removing the agent needs.
+fn to_start(form: Form) -> Vec<Right> {
+    match form {
+        Form::Job => [&FOR_JOBS[..], &FOR_CONFIG_MAPS].concat(),
+        Form::ImageJob => FOR_JOBS.to_vec(),
+        Form::Ephemeral => FOR_EPHEMERAL.to_vec(),
+    }
+}
 
 /// Asks for every right at once.
 pub(super) async fn check(
     cluster: &Cluster,
     target: &str,
     agent: &str,
-    own_image: bool,
+    form: Form,
 ) -> Result<Finding, ClusterError> {
-    let config_maps: &[Right] = if own_image { &[] } else { &FOR_CONFIG_MAPS };
     let mut needed: Vec<(&str, Right)> = IN_TARGET.iter().map(|right| (target, *right)).collect();
-    needed.extend(IN_AGENT.iter().chain(config_maps).map(|right| (agent, *right)));
+    needed.extend(IN_AGENT.iter().chain(&to_start(form)).map(|right| (agent, *right)));
     needed.sort_unstable();
     needed.dedup();
     let answers = join_all(needed.iter().map(|(namespace, right)| allowed(cluster, namespace, *right))).await;
@@ -163,9 +178,17 @@ mod tests {
         assert_eq!(rules(&missing), expected);
     }
 
-    /// The role that is shipped and the rights that are asked for are the same.
+    /// The roles that are shipped and the rights that are asked for are the same.
     #[test]
-    fn the_shipped_role_gives_every_right_and_no_other() {
+    fn the_shipped_roles_give_every_right_and_no_other() {
+        let job = [&to_start(Form::Job)[..], &WELCOME].concat();
+        gives_exactly(include_str!("../../../../assets/rbac/role.yaml"), &job);
+        let ephemeral = to_start(Form::Ephemeral);
+        gives_exactly(include_str!("../../../../assets/rbac/ephemeral.yaml"), &ephemeral);
+    }
+
+    #[track_caller]
+    fn gives_exactly(text: &str, to_start: &[Right]) {
         #[derive(serde::Deserialize)]
         struct Role {
             rules: Vec<Rule>,
@@ -177,7 +200,6 @@ mod tests {
             resources: Vec<String>,
             verbs: Vec<String>,
         }
-        let text = include_str!("../../../../assets/rbac/role.yaml");
         let role = text.split("\n---\n").find(|document| document.contains("kind: Role\n")).unwrap();
         let role: Role = serde_saphyr::from_str(role).unwrap();
         let mut given = Vec::new();
@@ -190,7 +212,7 @@ mod tests {
                 given.extend(rule.verbs.iter().map(|verb| (group.clone(), resource.clone(), verb.clone())));
             }
         }
-        let needed = IN_TARGET.iter().chain(&IN_AGENT).chain(&FOR_CONFIG_MAPS).chain(&WELCOME);
+        let needed = IN_TARGET.iter().chain(&IN_AGENT).chain(to_start);
         let mut needed: Vec<_> =
             needed.map(|right| (right.group.to_owned(), right.resource(), right.verb.to_owned())).collect();
         needed.sort();

@@ -50,8 +50,10 @@ fn a_file_of_mirrord_works_and_what_has_no_effect_is_named() {
 }
 
 #[test]
-fn an_ephemeral_container_is_refused_rather_than_ignored() {
+fn an_ephemeral_container_needs_an_image() {
     assert!(resolved(r#"{"agent": {"ephemeral": true}}"#).is_err());
+    let resolved = resolved(r#"{"agent": {"ephemeral": true, "image": "x:1", "resources": {}}}"#).unwrap();
+    assert!(resolved.agent.ephemeral && resolved.warnings[0].contains("`agent.resources"), "{resolved:?}");
 }
 
 #[test]

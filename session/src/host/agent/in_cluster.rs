@@ -185,7 +185,7 @@ impl ClusterAgent {
 
     async fn delete(&self) {
         match self.job().delete().await {
-            Ok(()) => tracing::info!("the agent's job is deleted"),
+            Ok(()) => tracing::info!("the agent's job is deleted, or its container left to its end"),
             Err(error) => tracing::warn!(%error, "the agent's job cannot be deleted; it ends by itself"),
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     agent_link::{AgentLink, LinkState},
     cluster::{
         TargetPod,
-        preflight::{self, Steals, Wants},
+        preflight::{self, Wants},
     },
     host::{agent::ClusterAgent, process::KEEP_LOG, world::Failure},
     limits::{AGENT_GOODBYE, POD_RETRY_MAX, POD_RETRY_MIN},
@@ -106,12 +106,7 @@ pub(super) async fn start(
     pod: TargetPod,
 ) -> Result<AgentLink, Failure> {
     let session = &purpose.session;
-    let wants = Wants {
-        agent_namespace: session.agent.namespace.clone(),
-        own_image: session.agent.image.is_some(),
-        steals: Steals::of(&session.config),
-        session: session.id.clone(),
-    };
+    let wants = Wants { session: session.id.clone(), ..Wants::of(&session.agent, &session.config) };
     let report =
         preflight::check_pod(&purpose.cluster, &pod, &wants).await.and_then(preflight::Report::into_result);
     report.map_err(|error| Failure::caused(&error, error.hint()))?;
