@@ -83,6 +83,19 @@ fn targets_are_listed_and_looked_at() {
     for wanted in ["runs and is ready", "that a session needs", "none on this pod", "linux/amd64"] {
         assert!(fine.out().contains(wanted), "`{wanted}` is missing in {}", fine.out());
     }
+    let reports = |args: &[&str]| {
+        let said = run(&[&["doctor", "-t", "deployment/api", "-o", "json"], args].concat()).out();
+        let json: Value = serde_json::from_str(&said).unwrap();
+        json["targets"].as_array().cloned().unwrap_or_default()
+    };
+    assert_eq!(reports(&[]).len(), 1, "a session has the best pod");
+    let all = reports(&["--all-pods"]);
+    assert!(all.len() == 2 && all[0]["target"] != all[1]["target"], "{all:?}");
+    for report in &all {
+        for looked_at in ["pod", "system", "room on the node", "other sessions"] {
+            assert!(report.to_string().contains(&format!("\"name\":\"{looked_at}\"")), "{report}");
+        }
+    }
     let missing = run(&["doctor", "-t", "pod/nobody"]);
     assert!(
         !missing.status.success() && missing.err().contains("there is no pod `nobody`"),

@@ -16,7 +16,10 @@ use super::{
     error::ClusterError,
     pod::TargetPod,
 };
-use crate::config::{Config, Mode};
+use crate::{
+    config::{Config, Mode},
+    limits::PODS,
+};
 
 /// What a session wants of its target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -239,8 +242,31 @@ async fn room(
 /// When the API server does not answer.
 pub async fn check_pod(cluster: &Cluster, pod: &TargetPod, wants: &Wants) -> Result<Report, ClusterError> {
     let agent = wants.agent_namespace.as_deref().unwrap_or(&pod.namespace);
-    let sessions = Box::pin(sharing::other_sessions(cluster, pod, agent, wants)).await?;
-    Ok(Report { target: name(pod), findings: vec![places::system(pod), sessions] })
+    let (capacity, sessions) = tokio::try_join!(
+        Box::pin(places::capacity(cluster, &pod.node)),
+        Box::pin(sharing::other_sessions(cluster, pod, agent, wants)),
+    )?;
+    let mut findings = vec![state(pod), places::system(pod)];
+    findings.extend((wants.form != Form::Ephemeral).then_some(capacity));
+    findings.extend([sessions, mesh(pod)]);
+    Ok(Report { target: name(pod), findings })
+}
+
+/// Looks at each pod that a session would use, best first: a session with all pods has at most [`PODS`].
+///
+/// # Errors
+/// When the API server does not answer.
+pub async fn check_all(
+    cluster: &Cluster,
+    pods: &[TargetPod],
+    wants: &Wants,
+) -> Result<Vec<Report>, ClusterError> {
+    let Some((first, others)) = pods.split_first() else { return Ok(Vec::new()) };
+    let mut reports = vec![check(cluster, first, wants).await?];
+    for pod in others.iter().take(PODS - 1) {
+        reports.push(check_pod(cluster, pod, wants).await?);
+    }
+    Ok(reports)
 }
 
 fn name(pod: &TargetPod) -> String {

@@ -33,6 +33,9 @@ pub(crate) struct DoctorArgs {
     target: Option<Target>,
     #[command(flatten)]
     cluster: ClusterArgs,
+    /// As `exec` would be called: all pods of the target, each of which is looked at.
+    #[arg(long, requires = "target")]
+    all_pods: bool,
     /// As `exec` would be called: ports are taken over.
     #[arg(long, requires = "target")]
     steal: bool,
@@ -56,12 +59,12 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
         return clean(args);
     }
     let report = doctor::examine();
-    let target = target_report(args)?;
+    let targets = target_reports(args)?;
     match args.output {
         Form::Json => {
             let mut whole = serde_json::to_value(&report)?;
-            if let (Some(target), Some(fields)) = (&target, whole.as_object_mut()) {
-                fields.insert("target".to_owned(), serde_json::to_value(target)?);
+            if let Some(fields) = whole.as_object_mut() {
+                fields.insert("targets".to_owned(), serde_json::to_value(&targets)?);
             }
             print(&format!("{}\n", serde_json::to_string_pretty(&whole)?))?;
         }
@@ -74,16 +77,15 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode> {
                 }
             }
             print(&format!("\nattachment: {}\n{}\n", report.attachment, report.reason))?;
-            if let Some(target) = &target {
+            for target in &targets {
                 print(&target_text(target))?;
             }
         }
     }
-    let fit = target.is_none_or(|target| target.refusals().next().is_none());
+    let fit = targets.iter().all(|target| target.refusals().next().is_none());
     Ok(if report.usable && fit { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What there is to say about a target; for one on this machine, whether it is there.
 /// Removes agents whose session is gone.
 fn clean(args: &DoctorArgs) -> Result<ExitCode> {
     let resolved = resolve_config(
@@ -109,29 +111,29 @@ fn clean(args: &DoctorArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn target_report(args: &DoctorArgs) -> Result<Option<preflight::Report>> {
+/// What there is to say about each pod that a session would use; of a target on this machine, whether it is there.
+fn target_reports(args: &DoctorArgs) -> Result<Vec<preflight::Report>> {
     let flags = Flags {
         target: args.target.clone(),
+        all_pods: args.all_pods,
         mode: args.steal.then_some(Mode::Steal),
         ports: args.ports.clone(),
         cluster: args.cluster.config(),
         ..Flags::default()
     };
     let resolved = resolve_config(&flags, args.config_file.as_deref())?;
-    let Some(target) = resolved.target.clone() else { return Ok(None) };
+    let Some(target) = resolved.target.clone() else { return Ok(Vec::new()) };
     if !matches!(target, Target::Cluster { .. }) {
-        return Ok(Some(doctor::examine_local(&target)));
+        return Ok(vec![doctor::examine_local(&target)]);
     }
-    let Resolved { cluster, agent, config, .. } = resolved;
+    let Resolved { cluster, agent, config, all_pods, .. } = resolved;
+    let which = if all_pods { Which::All } else { Which::One };
     let wants = Wants::of(&agent, &config);
-    let report = ask("say what a session needs to know", &cluster, CLUSTER_LIMIT, async |cluster| {
-        let pods = resolve(cluster, &target, Which::One).await?;
-        match pods.first() {
-            Some(pod) => preflight::check(cluster, pod, &wants).await.map(Some),
-            None => Ok(None),
-        }
+    let reports = ask("say what a session needs to know", &cluster, CLUSTER_LIMIT, async |cluster| {
+        let pods = resolve(cluster, &target, which).await?;
+        preflight::check_all(cluster, &pods, &wants).await
     })??;
-    Ok(report)
+    Ok(reports)
 }
 
 /// The same marks as for the machine.
