@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use mirrord_tests::{Cluster, Finished, LIMIT, Namespace, User, World, wait_until};
+use mirrord_tests::{Cluster, Finished, GONE, LIMIT, Namespace, Stolen, User, World, wait_for, wait_until};
 use serde_json::{Value, json};
 
 /// `exec` against a pod; it must fail, with all of `wanted` in what it says.
@@ -324,4 +324,48 @@ fn an_agent_with_too_little_memory_says_so() {
     refused("6Mi", &["OOMKilled", "agent.resources"]);
     // The limit is also the size of the volume that brings it.
     refused("1Mi", &["within 10 s", "ContainerCreating: ", "no space left"]);
+}
+
+#[test]
+fn an_agent_that_is_killed_is_explained() {
+    killed(
+        "killed",
+        Namespace::crash,
+        &["the agent has ended again (", "exit code 137", "logs of its machine or node"],
+    );
+}
+
+#[test]
+fn an_agent_that_runs_out_of_memory_is_explained() {
+    killed(
+        "oom",
+        Namespace::starve,
+        &["the agent has ended again (OOMKilled, exit code 137)", "agent.resources"],
+    );
+}
+
+/// The first time the agent gets a successor, the second time the session says why it ends.
+#[track_caller]
+fn killed(test: &str, kill: fn(&Namespace, &str), wanted: &[&str]) {
+    let Some(stolen) = Stolen::new(test, env!("CARGO_BIN_EXE_e2e-tool")) else { return };
+    let world = World::new(User::Root);
+    let kubeconfig = stolen.namespace.cluster.kubeconfig_for(&world);
+    let config = world.write("limit.json", r#"{"agent": {"resources": {"limits": {"memory": "128Mi"}}}}"#);
+    let session = stolen.steal_with(&world, &kubeconfig, &["-f", &config]);
+    let first = stolen.namespace.agent_pod();
+    kill(&stolen.namespace, &first);
+    let second = wait_for("the next agent", GONE, || {
+        let agents = stolen.namespace.agents();
+        agents
+            .iter()
+            .find_map(|agent| agent.strip_prefix("Pod ").filter(|pod| *pod != first).map(str::to_owned))
+    });
+    wait_until("the next agent steals", GONE, || stolen.is_stolen());
+    kill(&stolen.namespace, &second);
+    let ended = session.wait();
+    assert!(!ended.status.success());
+    for text in wanted {
+        assert!(ended.stderr.contains(text), "`{text}` is missing in: {}", ended.stderr);
+    }
+    stolen.is_over(test);
 }

@@ -336,14 +336,46 @@ for url in sys.argv[1:]:
     /// When it cannot be found.
     #[track_caller]
     pub fn crash(&self, pod: &str) {
-        let found = self.get(&["pod", pod]);
-        let id = found["status"]["containerStatuses"][0]["containerID"].as_str().unwrap_or_default();
-        let id = id.rsplit('/').next().unwrap_or_default();
-        let killed = Command::new(script())
-            .args(["exec", "ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", id])
-            .output()
-            .expect("run cluster.sh");
-        assert!(killed.status.success(), "{}", text(&killed.stderr));
+        let id = self.container_id(pod);
+        self.cluster.on_node(&["ctr", "-n", "k8s.io", "tasks", "kill", "-s", "SIGKILL", &id]);
+    }
+
+    /// Takes the memory that a pod's container may have, so that the kernel kills what runs there.
+    ///
+    /// # Panics
+    /// When it cannot be found.
+    #[track_caller]
+    pub fn starve(&self, pod: &str) {
+        // Two take half of it each: with so little none of them is the one that the kernel would rather kill. Both cgroup versions.
+        const TAKE: &str = "import os, socket, sys
+[pid] = [line.split()[1] for line in os.popen('ctr -n k8s.io tasks ls') if line.split()[0] == sys.argv[1]]
+lines = [line.strip().split(':', 2) for line in open(f'/proc/{pid}/cgroup')]
+first = [path for _, kinds, path in lines if 'memory' in kinds.split(',')]
+folder = '/sys/fs/cgroup/memory' + first[0] if first else '/sys/fs/cgroup' + lines[0][2]
+limit = int(open(folder + ('/memory.limit_in_bytes' if first else '/memory.max')).read())
+open(folder + '/cgroup.procs', 'w').write(str(os.getpid()))
+ours, other = socket.socketpair()
+child = os.fork()
+if not child: ours = other
+if child: ours.recv(1)
+half = b'x' * (limit // 2)
+ours.send(b'.')
+if child: os.wait()
+else: ours.recv(1)";
+        // The runtime kills whoever is left of the container.
+        const RUN: &str = "python3 -c \"$1\" \"$2\"; ended=$?; [ $ended = 0 ] || [ $ended = 137 ]";
+        let id = self.container_id(pod);
+        self.cluster.on_node(&["sh", "-c", RUN, "sh", TAKE, &id]);
+    }
+
+    /// Id of a pod's first container at the runtime, once it runs.
+    #[track_caller]
+    fn container_id(&self, pod: &str) -> String {
+        wait_for(&format!("the container of pod {pod}"), READY, || {
+            let found = self.get(&["pod", pod]);
+            let id = found["status"]["containerStatuses"][0]["containerID"].as_str()?;
+            id.rsplit('/').next().map(str::to_owned)
+        })
     }
 }
 

@@ -117,9 +117,7 @@ impl AgentJobError {
                 "ask for less with `agent.resources`, or choose another namespace with `agent.namespace`".to_owned()
             }
             Self::NoPod { .. } => "`kubectl describe job` says more".to_owned(),
-            Self::Pod { reason, .. } if reason.contains("OOMKilled") => {
-                "give it more memory with `agent.resources`".to_owned()
-            }
+            Self::Pod { reason, .. } if !hint_after(reason).is_empty() => hint_after(reason).to_owned(),
             // Of an ephemeral container only: the loopback of another pod is the agent's alone.
             Self::Pod { reason, .. } if reason.contains("Address already in use") => {
                 "a program of the pod has the port that was chosen: start again, and another one is".to_owned()
@@ -139,6 +137,12 @@ impl AgentJobError {
             }
         }
     }
+}
+
+/// What to do about an agent that has ended under its session, by what was seen of its end; empty when that tells nothing.
+#[must_use]
+pub fn hint_after(end: &str) -> &'static str {
+    if end.contains("OOMKilled") { "give it more memory with `agent.resources`" } else { "" }
 }
 
 /// The agent's job, or its ephemeral container. Clones mean the same one.

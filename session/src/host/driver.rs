@@ -37,6 +37,7 @@ use super::{
 };
 use crate::{
     agent_link::{LinkState, LinkStatus},
+    cluster::agent_job,
     limits::{AGENT_RESTARTS, STATUS_TICK, STEP_TIMEOUT, TREE_SETTLE},
     network::AgentEnding,
 };
@@ -389,15 +390,20 @@ impl<P: Parts> Driver<P> {
         match ended {
             Ended::Agent(how) if self.agent_restarts < AGENT_RESTARTS => {
                 self.agent_restarts += 1;
-                self.desk.events.warn(format!("the agent has ended ({how})"), "");
+                self.desk.events.warn(format!("the agent has ended ({how})"), agent_job::hint_after(&how));
                 let restart = self.parts.restart_agent();
                 self.jobs.spawn(async { Done::AgentRestarted(restart.await) });
                 Next::Continue
             }
-            Ended::Agent(how) => self.lost(Failure::new(
-                format!("the agent has ended again ({how})"),
-                "somebody or something kills it: look for its pid in the logs of the machine, e.g. for the OOM killer",
-            )),
+            Ended::Agent(how) => {
+                let hint = match agent_job::hint_after(&how) {
+                    "" => {
+                        "somebody or something kills it: look for it in the logs of its machine or node, e.g. for the OOM killer"
+                    }
+                    hint => hint,
+                };
+                self.lost(Failure::new(format!("the agent has ended again ({how})"), hint))
+            }
             Ended::Target(failure) => self.lost(failure),
             Ended::Holder => self.lost(Failure::new(
                 "the holder of the session's network has ended",

@@ -72,12 +72,14 @@ fn termination(terminated: &ContainerStateTerminated) -> String {
     }
 }
 
-/// The error in the last line that the agent has logged, which is JSON; the line itself when it is something else.
+/// The error in the last line that the agent has logged, which is JSON; the line itself when it is something else. Any other line of its
+/// log says nothing of its end: it was killed.
 fn last_words(log: &str) -> Option<String> {
     let line = log.lines().rev().find(|line| !line.trim().is_empty())?;
-    let parsed: Option<serde_json::Value> = serde_json::from_str(line).ok();
-    let error = parsed.as_ref().and_then(|value| value.pointer("/fields/error")?.as_str());
-    Some(error.unwrap_or(line).to_owned())
+    match serde_json::from_str::<serde_json::Value>(line) {
+        Ok(logged) => Some(logged.pointer("/fields/error")?.as_str()?.to_owned()),
+        Err(_) => Some(line.to_owned()),
+    }
 }
 
 fn with(reason: &str, message: Option<&str>) -> String {
@@ -126,6 +128,9 @@ mod tests {
         assert_eq!(failed(ended_at_once), "no process of container x (Error, exit code 1)");
         let oom = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         assert_eq!(failed(oom), "OOMKilled, exit code 137");
+        let log = "{\"level\":\"INFO\",\"fields\":{\"message\":\"the agent is ready\"}}\n";
+        let later = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled", "message": log}});
+        assert_eq!(failed(later), "OOMKilled, exit code 137");
         let full =
             pod(&json!({"phase": "Failed", "reason": "OutOfmemory", "message": "Node didn't have enough"}));
         assert_eq!(ended(&full, None).unwrap(), "OutOfmemory: Node didn't have enough");

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     agent_link::AgentLink,
-    cluster::{self, ClusterError, Members, TargetPod, pod::Refusal},
+    cluster::{self, ClusterError, Members, TargetPod, agent_job, pod::Refusal},
     events::Events,
     host::{
         agent::{ClusterAgent, announce::announce},
@@ -199,7 +199,7 @@ impl Owner {
                 let stage = member.pause();
                 self.leave(stage).await;
                 let text = format!("the agent of pod {} has ended ({how}); it gets another one", pod.name);
-                self.purpose.events.at_pod(name_of(&pod)).warn(text, "");
+                self.purpose.events.at_pod(name_of(&pod)).warn(text, agent_job::hint_after(&how));
             }
             News::Exists(Ok(false)) => {
                 let text = format!("the target, {}, is gone", self.target());
