@@ -22,7 +22,8 @@ use crate::{
 /// Exit code of a shell for what cannot be executed.
 const NOT_EXECUTED: u8 = 126;
 
-/// Becomes the program; `arguments` are its path and its own arguments from number 0 on. Returns only on failure, with an exit code.
+/// Becomes the program; `arguments` are its path, or an empty one and the number of its descriptor, and its own arguments from
+/// number 0 on. Returns only on failure, with an exit code.
 #[must_use]
 pub fn run(arguments: Vec<OsString>) -> u8 {
     become_it(arguments).map_or_else(|error| error, |()| NOT_EXECUTED)
@@ -39,7 +40,13 @@ fn become_it(arguments: Vec<OsString>) -> Result<(), u8> {
     let environment: Vec<CString> = environment
         .filter_map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()).ok())
         .collect();
-    let error = process::execute(path, arguments, &environment);
+    let error = if path.is_empty() {
+        let (number, arguments) = arguments.split_first().ok_or(NOT_EXECUTED)?;
+        let descriptor = number.to_str().ok().and_then(|number| number.parse().ok()).ok_or(NOT_EXECUTED)?;
+        process::execute_descriptor(descriptor, arguments, &environment)
+    } else {
+        process::execute(path, arguments, &environment)
+    };
     Err(if error.kind() == io::ErrorKind::NotFound { 127 } else { NOT_EXECUTED })
 }
 

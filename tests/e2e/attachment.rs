@@ -12,6 +12,22 @@ use serde_json::Value;
 const FILE: &str = "/shop/menu.txt";
 const MENU: &str = "soup\n";
 
+/// Functions that execute programs, as the victim knows them.
+const EXECUTING: [&str; 12] = [
+    "execl",
+    "execle",
+    "execlp",
+    "execv",
+    "execve",
+    "execvp",
+    "execvpe",
+    "fexecve",
+    "execveat",
+    "execveat-empty",
+    "system",
+    "popen",
+];
+
 fn target<'world>(world: &'world World) -> Pod<'world> {
     let target = world.pod("target", &[], &["sleep", "600"]);
     target.put(FILE, MENU);
@@ -125,6 +141,53 @@ fn static_programs_go_under_a_filter() {
             assert_eq!(finished.out().lines().last(), Some("ok 5 soup"), "{command:?}: {finished}");
         }
     });
+}
+
+/// Each function that executes programs, with an environment of its own where it takes one, for both kinds of programs.
+#[test]
+fn every_way_to_execute_a_program_keeps_it_in_the_session() {
+    let test = "every_way_to_execute_a_program_keeps_it_in_the_session";
+    let Some(dynamic) = victim_or_skip("behaviour-dynamic", test) else { return };
+    let Some(outside) = victim_or_skip("behaviour-static", test) else { return };
+    for_every_user(|user| {
+        let world = World::new(user).with_layer("libc");
+        let target = target(&world);
+        let mut expected = String::new();
+        for how in EXECUTING {
+            expected += &format!("{how}: ok 5 soup\n{how}: ok 5 soup\n");
+        }
+        let script = format!(
+            "for how in {}; do for program in {dynamic} {outside}; do\n\
+             echo $how: $({dynamic} exec-family $how $program {FILE}); done; done",
+            EXECUTING.join(" ")
+        );
+        let (finished, _) = world.exec_to_end(&["-t", &target.target()], &["sh", "-c", &script]);
+        assert_eq!(finished.out(), expected, "{finished}");
+        let (finished, _) = world.exec_to_end(&["-t", &target.target()], &[&dynamic, "exec-nowhere"]);
+        assert_eq!(finished.out(), "ok ENOENT\n", "{finished}");
+    });
+}
+
+/// Where nothing can be trapped, the user is told of a program that cannot be in the session, whatever executes it.
+#[test]
+fn every_way_to_execute_a_program_tells_of_it() {
+    let test = "every_way_to_execute_a_program_tells_of_it";
+    let Some(dynamic) = victim_or_skip("behaviour-dynamic", test) else { return };
+    let Some(outside) = victim_or_skip("behaviour-static", test) else { return };
+    let world = World::new(User::Ordinary).restricted(&dynamic);
+    let target = target(&world);
+    for how in EXECUTING {
+        let command = [dynamic.as_str(), "exec-family", how, &outside, "/etc/hostname"];
+        let (finished, events) = world.exec_to_end(&["-t", &target.target()], &command);
+        assert!(finished.out().starts_with("ok "), "{how}: {finished}");
+        let told = events
+            .iter()
+            .filter(|event| event["kind"] == "warning")
+            .filter_map(|event| event["subject"].as_str());
+        let told =
+            told.filter(|told| told.contains("behaviour-static is statically linked: not in the session"));
+        assert_eq!(told.count(), 1, "{how}: {events:?}");
+    }
 }
 
 /// A program that cleans its environment keeps its children in the session.

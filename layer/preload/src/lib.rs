@@ -23,6 +23,7 @@ extern crate std;
 mod addresses;
 mod ask;
 mod calls;
+mod decimal;
 mod files;
 mod hook;
 mod install;
@@ -37,8 +38,16 @@ pub mod wire;
 pub use crate::hook::{Hook, Real};
 
 /// All hooks, in groups.
-pub(crate) static HOOKS: [&[Hook]; 6] =
-    [files::TABLE, streams::TABLE, sockets::TABLE, addresses::TABLE, programs::TABLE, names::TABLE];
+pub(crate) static HOOKS: [&[Hook]; 8] = [
+    files::TABLE,
+    streams::TABLE,
+    sockets::TABLE,
+    addresses::TABLE,
+    programs::TABLE,
+    programs::lists::TABLE,
+    programs::descriptors::TABLE,
+    names::TABLE,
+];
 
 /// There is nothing in the library that could panic; the language wants it all the same.
 #[cfg(feature = "standalone")]

@@ -8,9 +8,13 @@ use core::{
 
 use libc::{pid_t, posix_spawn_file_actions_t, posix_spawnattr_t};
 
+pub(crate) mod descriptors;
+pub(crate) mod lists;
+
 use crate::{
     ask::{self, Question},
     calls::Outcome,
+    decimal,
     hook::hooks,
     start, sys,
     wire::{PAYLOAD_BYTES, SOCKET_VARIABLE, answer, ask as kinds},
@@ -54,6 +58,10 @@ impl Array {
         }
     }
 
+    fn push_all(&mut self, strings: &[*const c_char]) -> bool {
+        strings.iter().all(|string| self.push(*string))
+    }
+
     /// Adds what an array holds, but for what `skip` says.
     fn extend(&mut self, strings: Strings, skip: impl Fn(*const c_char) -> bool) -> bool {
         let mut index = 0;
@@ -85,18 +93,31 @@ enum Verdict {
 /// Path of the helper, as the supervisor gave it.
 type HelperPath = [u8; PAYLOAD_BYTES];
 
-fn verdict(path: *const c_char, helper: &mut HelperPath) -> Verdict {
-    // SAFETY: the path is the program's C string.
-    let length = unsafe { sys::length(path) };
-    if length == 0 || length >= PAYLOAD_BYTES {
-        return Verdict::Load;
-    }
+/// A program as an exec function names it.
+#[derive(Clone, Copy)]
+enum Program {
+    Path(*const c_char),
+    Descriptor(c_int),
+}
+
+fn verdict(program: Program, helper: &mut HelperPath) -> Verdict {
+    let (payload, descriptor) = match program {
+        Program::Path(path) => {
+            // SAFETY: the path is the program's C string.
+            let length = unsafe { sys::length(path) };
+            if length == 0 || length >= PAYLOAD_BYTES {
+                return Verdict::Load;
+            }
+            ((path.cast(), length), None)
+        }
+        Program::Descriptor(descriptor) => ((ptr::null(), 0), Some(descriptor)),
+    };
     let question = Question {
         words: [kinds::EXECUTE, 0, 0, 0, 0, 0, 0, 0],
-        payload: (path.cast(), length),
+        payload,
+        descriptor,
         // The last byte stays NUL.
         buffer: (helper.as_mut_ptr(), PAYLOAD_BYTES - 1),
-        ..Question::default()
     };
     match ask::ask(&question) {
         Some(answer) if answer.kind == answer::HELPER && answer.length > 0 => Verdict::Helper,
@@ -115,8 +136,8 @@ fn is_preload(string: *const c_char) -> bool {
 /// `environment` with the two variables that load the library, for programs that clean theirs.
 fn with_library(environment: Strings, into: &mut Array) -> Strings {
     let own = start::VARIABLES.pointers();
-    let complete = into.extend(environment, |string| is_ours(string) || is_preload(string))
-        && own.iter().all(|variable| into.push(*variable));
+    let complete =
+        into.extend(environment, |string| is_ours(string) || is_preload(string)) && into.push_all(&own);
     if complete { into.pointer() } else { environment }
 }
 
@@ -128,33 +149,64 @@ fn without_library(environment: Strings, into: &mut Array) -> Strings {
     if complete { into.pointer() } else { environment }
 }
 
-/// `HELPER __trap PATH ARGUMENTS`.
-fn for_helper(helper: &HelperPath, path: *const c_char, arguments: Strings, into: &mut Array) -> bool {
-    into.push(helper.as_ptr().cast())
-        && into.push(c"__trap".as_ptr())
-        && into.push(path)
-        && into.extend(arguments, |_| false)
-}
-
 /// How the real function is called with a file, its arguments and its environment.
 type Call<'a> = &'a dyn Fn(*const c_char, Strings, Strings) -> c_int;
 
 /// Runs a program: itself, with the library handed on, or where the supervisor says so through the helper.
 fn run(
-    path: *const c_char,
+    program: Program,
     arguments: Strings,
     environment: Strings,
     itself: Call<'_>,
     through: Call<'_>,
 ) -> c_int {
-    let (mut helper, mut variables, mut strings) = ([0; PAYLOAD_BYTES], Array::new(), Array::new());
-    match verdict(path, &mut helper) {
-        Verdict::Helper if for_helper(&helper, path, arguments, &mut strings) => {
-            let environment = without_library(environment, &mut variables);
-            through(helper.as_ptr().cast(), strings.pointer(), environment)
+    let mut helper = [0; PAYLOAD_BYTES];
+    let helped = match verdict(program, &mut helper) {
+        Verdict::Helper => run_helper(&helper, program, arguments, environment, through),
+        Verdict::Load => None,
+    };
+    helped.unwrap_or_else(|| {
+        let path = if let Program::Path(path) = program { path } else { ptr::null() };
+        itself(path, arguments, with_library(environment, &mut Array::new()))
+    })
+}
+
+/// `HELPER __trap PATH ARGUMENTS`, or `HELPER __trap "" DESCRIPTOR ARGUMENTS`: an empty path cannot be executed. `None`: too many.
+fn run_helper(
+    helper: &HelperPath,
+    program: Program,
+    arguments: Strings,
+    environment: Strings,
+    through: Call<'_>,
+) -> Option<c_int> {
+    // A duplicate that survives the exec; the helper lets it end with the next one.
+    let inherited = match program {
+        Program::Path(_) => None,
+        Program::Descriptor(descriptor) => {
+            Some(sys::duplicate(descriptor, false)).filter(|number| *number >= 0)
         }
-        _ => itself(path, arguments, with_library(environment, &mut variables)),
-    }
+    };
+    let number = decimal::Text::number(inherited.unwrap_or(0));
+    let (mut strings, mut variables) = (Array::new(), Array::new());
+    let named = match program {
+        Program::Path(path) => strings.push_all(&[helper.as_ptr().cast(), c"__trap".as_ptr(), path]),
+        Program::Descriptor(_) => {
+            inherited.is_some()
+                && strings.push_all(&[
+                    helper.as_ptr().cast(),
+                    c"__trap".as_ptr(),
+                    c"".as_ptr(),
+                    number.pointer(),
+                ])
+        }
+    };
+    let complete = named && strings.extend(arguments, |_| false);
+    let result = complete.then(|| {
+        let environment = without_library(environment, &mut variables);
+        through(helper.as_ptr().cast(), strings.pointer(), environment)
+    });
+    inherited.into_iter().for_each(sys::close);
+    result
 }
 
 /// execve(2), with what `run` hands on.
@@ -172,7 +224,7 @@ fn execute(path: *const c_char, arguments: Strings, environment: Strings) -> Out
     if path.is_null() || !start::started() {
         return Outcome::GoOn;
     }
-    failed(run(path, arguments, environment, &real_execve, &real_execve))
+    failed(run(Program::Path(path), arguments, environment, &real_execve, &real_execve))
 }
 
 /// execvp(3): the supervisor is asked about the file that is found first.
@@ -186,7 +238,7 @@ fn execute_found(file: *const c_char, arguments: Strings, environment: Strings) 
         // SAFETY: as in real_execve; the real function looks the file up again and knows scripts without a first line.
         unsafe { real::execvpe::call(file, arguments, environment) }
     };
-    failed(run(path, arguments, environment, &itself, &real_execve))
+    failed(run(Program::Path(path), arguments, environment, &itself, &real_execve))
 }
 
 /// Where execvp(3) would find the file; `None`: nowhere.
@@ -238,7 +290,7 @@ fn spawn(
         // SAFETY: program and strings are C strings and NULL-terminated arrays of them, the rest is the program's own.
         unsafe { real::posix_spawn::call(pid, program, actions, attributes, arguments, environment) }
     };
-    Outcome::Value(run(path, arguments, environment, &real, &real))
+    Outcome::Value(run(Program::Path(path), arguments, environment, &real, &real))
 }
 
 fn spawn_found(

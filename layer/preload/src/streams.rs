@@ -7,6 +7,7 @@ use libc::{AT_FDCWD, DIR, FILE};
 
 use crate::{
     calls::Outcome,
+    decimal,
     files::{link, opened},
     hook::hooks,
     sys,
@@ -68,7 +69,7 @@ fn stream_again(path: *const c_char, mode: *const c_char, old: *mut FILE) -> Out
     }
     match opened(AT_FDCWD, path, flags(mode), 0) {
         Outcome::Value(descriptor) => {
-            let link = DescriptorPath::new(descriptor);
+            let link = decimal::Text::path(descriptor);
             // SAFETY: the path is our C string, mode and stream are the program's own.
             let stream = unsafe { real::freopen::call(link.pointer(), mode, old) };
             sys::close(descriptor);
@@ -123,40 +124,13 @@ fn listing(
         }
         // SAFETY: both functions that come here have this type.
         let function = unsafe { core::mem::transmute::<*mut c_void, real::scandir::Function>(address) };
-        let link = DescriptorPath::new(descriptor);
+        let link = decimal::Text::path(descriptor);
         // SAFETY: the path is our C string, the other arguments are the program's own.
         let count = unsafe { function(link.pointer(), list, select, compare) };
         let errno = sys::errno();
         sys::close(descriptor);
         if count < 0 { Outcome::Errno(errno) } else { Outcome::Value(count) }
     })
-}
-
-/// `/proc/self/fd/N` as a C string.
-struct DescriptorPath([u8; 32]);
-
-impl DescriptorPath {
-    fn new(descriptor: c_int) -> Self {
-        let mut path = [0; 32];
-        let mut digits = [0_u8; 10];
-        let mut number = descriptor.unsigned_abs();
-        let mut count = 0;
-        for digit in &mut digits {
-            *digit = b'0' + u8::try_from(number % 10).unwrap_or(0);
-            number /= 10;
-            count += 1;
-            if number == 0 {
-                break;
-            }
-        }
-        let text = b"/proc/self/fd/".iter().chain(digits.iter().take(count).rev());
-        path.iter_mut().zip(text).for_each(|(to, from)| *to = *from);
-        Self(path)
-    }
-
-    fn pointer(&self) -> *const c_char {
-        self.0.as_ptr().cast()
-    }
 }
 
 /// Links that are followed in one path, as in the kernel (MAXSYMLINKS).

@@ -24,7 +24,8 @@ pub mod ask {
     pub const HELLO: u64 = 1;
     /// A system call, by its number and arguments.
     pub const CALL: u64 = 2;
-    /// A program is about to be executed, by this process or by a child: may the library be loaded into it?
+    /// A program is about to be executed, by this process or by a child: may the library be loaded into it? Its path follows, or its
+    /// descriptor comes beside.
     pub const EXECUTE: u64 = 3;
     /// The helper that puts a program under a filter: which calls shall it trap?
     pub const FILTER: u64 = 4;

@@ -10,7 +10,7 @@ use std::{
     ffi::CString,
     io::{self, IoSlice, IoSliceMut},
     mem::MaybeUninit,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
     sync::Arc,
     time::Instant,
@@ -241,7 +241,7 @@ impl Supervisor {
                 let number = i32::try_from(number).unwrap_or(-1);
                 self.decide(&Trapped { ticket, tid: pid, number, arguments, sent: Some(sent) })
             }
-            ask::EXECUTE => self.about_to_execute(pid, &sent.path),
+            ask::EXECUTE => self.about_to_execute(pid, &sent),
             ask::FILTER => Outcome::Value(self.library.wants().cast_signed()),
             ask::RESOLVE => self.resolve(ticket, pid, sent.path, arguments),
             ask::LISTENER => self.add_listener(sent.descriptor),
@@ -280,19 +280,27 @@ impl Supervisor {
     }
 
     /// Whether the library can be loaded into the program; else it goes under a filter, or the user is told.
-    fn about_to_execute(&mut self, pid: u32, raw: &[u8]) -> Outcome {
+    fn about_to_execute(&mut self, pid: u32, sent: &Sent) -> Outcome {
         let Some(Thread { outside: false, .. }) = self.identify(pid) else { return Outcome::GoOn };
-        let Some(absolute) = paths::resolve(&self.directories, pid, libc::AT_FDCWD, raw) else {
-            return Outcome::GoOn;
+        let (path, loadable) = if let Some(descriptor) = &sent.descriptor {
+            let link = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
+            let path = rustix::fs::readlinkat(CWD, &link, Vec::new()).map(CString::into_bytes);
+            (path.unwrap_or_default(), loadable::of(link.as_bytes()))
+        } else {
+            let Some(absolute) = paths::resolve(&self.directories, pid, libc::AT_FDCWD, &sent.path) else {
+                return Outcome::GoOn;
+            };
+            let loadable = loadable::of(&absolute.path);
+            (absolute.path, loadable)
         };
-        match loadable::of(&absolute.path) {
+        match loadable {
             Loadable::Yes => Outcome::GoOn,
             Loadable::No { why } if self.library.helper.is_some() => {
-                self.tell_trapped(&absolute.path, why);
+                self.tell_trapped(&path, why);
                 self.library.helper.clone().map_or(Outcome::GoOn, Outcome::Helper)
             }
             Loadable::No { why } => {
-                self.tell_outside(&absolute.path, why);
+                self.tell_outside(&path, why);
                 Outcome::GoOn
             }
         }

@@ -4,7 +4,7 @@
 use std::{
     ffi::{CStr, CString},
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
     sync::atomic::{AtomicU64, Ordering},
 };
@@ -51,6 +51,22 @@ pub(crate) fn execute(path: &CStr, arguments: &[CString], environment: &[CString
     // SAFETY: execve(2) wants a NUL-terminated path and two NULL-terminated arrays of NUL-terminated strings; `path` is a CStr,
     // `pointers` builds the arrays from CStrings that outlive the call.
     let _ = unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Replaces this process by the program of a descriptor, which the program does not keep; returns only on failure.
+pub(crate) fn execute_descriptor(
+    descriptor: RawFd,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Error {
+    let arguments = pointers(arguments);
+    let environment = pointers(environment);
+    // SAFETY: fcntl(2) with F_SETFD sets a flag of a number that nobody here owns; a wrong one fails.
+    let _ = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+    // SAFETY: fexecve(3) wants two NULL-terminated arrays of NUL-terminated strings, which `pointers` builds from CStrings that
+    // outlive the call; a wrong descriptor fails.
+    let _ = unsafe { libc::fexecve(descriptor, arguments.as_ptr(), environment.as_ptr()) };
     io::Error::last_os_error()
 }
 

@@ -71,6 +71,56 @@ static int spawn(char **argv) {
     return same_as_child(child, out[0], argv[0]);
 }
 
+// The program by each of the functions that execute one, with an empty environment where the function takes one: what it prints.
+static int exec_family(char **argv) {
+    char *how = argv[0], *program = argv[1], *file = argv[2], *name = strrchr(program, '/') + 1;
+    char *args[] = {program, "fopen", file, NULL}, *none[] = {NULL}, folder[4096], line[4096];
+    int out[2], status;
+    snprintf(folder, sizeof folder, "%.*s", (int)(name - 1 - program), program);
+    snprintf(line, sizeof line, "%s fopen %s", program, file);
+    check(pipe2(out, O_CLOEXEC));
+    pid_t child = check(fork());
+    if (child == 0) {
+        dup2(out[1], 1);
+        setenv("PATH", folder, 1);
+        int dir = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC), fd = open(program, O_PATH | O_CLOEXEC);
+        // More arguments than fit into registers; those behind the second are not looked at.
+        if (!strcmp(how, "execl")) execl(program, program, "fopen", file, "3", "4", "5", "6", "7", "8", "9", (char *)NULL);
+        if (!strcmp(how, "execle")) execle(program, program, "fopen", file, "3", "4", "5", (char *)NULL, none);
+        if (!strcmp(how, "execlp")) execlp(name, program, "fopen", file, (char *)NULL);
+        if (!strcmp(how, "execv")) execv(program, args);
+        if (!strcmp(how, "execve")) execve(program, args, none);
+        if (!strcmp(how, "execvp")) execvp(name, args);
+        if (!strcmp(how, "execvpe")) execvpe(name, args, none);
+        if (!strcmp(how, "fexecve")) fexecve(fd, args, none);
+        if (!strcmp(how, "execveat")) execveat(dir, name, args, none, 0);
+        if (!strcmp(how, "execveat-empty")) execveat(fd, "", args, none, AT_EMPTY_PATH);
+        if (!strcmp(how, "system")) _exit(WEXITSTATUS(system(line)));
+        if (!strcmp(how, "popen")) _exit(WEXITSTATUS(pclose(popen(line, "w"))));
+        _exit(127);
+    }
+    close(out[1]);
+    char *content = slurp(out[0], NULL);
+    check(waitpid(child, &status, 0));
+    if (status != 0) wrong("%s: status %#x %s", how, status, content);
+    fputs(content, stdout);
+    return 0;
+}
+
+// Each function of the family says the same of a program that is not there.
+static int exec_nowhere(char **argv) {
+    (void)argv;
+    char *args[] = {"nowhere", NULL}, *none[] = {NULL};
+    const char *path = "/nowhere/at-all";
+    int results[] = {
+        execl(path, "a", "1", "2", "3", "4", "5", "6", (char *)NULL), execle(path, "a", (char *)NULL, none), execlp("nowhere-at-all", "a", (char *)NULL),
+        execve(path, args, none), execveat(AT_FDCWD, path, args, none, AT_SYMLINK_NOFOLLOW),
+    };
+    for (size_t i = 0; i < sizeof results / sizeof *results; i++)
+        if (results[i] != -1 || errno != ENOENT) wrong("function %zu: %d, %s", i, results[i], strerrorname_np(errno));
+    return ok("ENOENT");
+}
+
 // The grandchild reads FILE when the first process is gone, and puts OUT in place by rename: never half written.
 static int daemonise(char **argv) {
     int gone[2];
@@ -190,6 +240,8 @@ const struct command process_commands[] = {
     {"script-chain", "FILE", script_chain, 1},
     {"vfork-exec", "FILE", vfork_exec, 1},
     {"posix-spawn", "FILE", spawn, 1},
+    {"exec-family", "FUNCTION PROGRAM FILE", exec_family, 3},
+    {"exec-nowhere", "", exec_nowhere, 0},
     {"daemon", "FILE OUT", daemonise, 2},
     {"stdin-closed", "FILE", stdin_closed, 1},
     {"stdin-closed-child", "FILE", stdin_closed_child, 1},
