@@ -208,7 +208,7 @@ enum Outcome {
         value: i64,
         bytes: Vec<u8>,
     },
-    /// Addresses of a name, or an error of getaddrinfo(3).
+    /// Addresses of a name, the name of an address, or an error of getaddrinfo(3).
     Addresses {
         error: i32,
         bytes: Vec<u8>,

@@ -270,7 +270,7 @@ impl LayerTask {
     }
 }
 
-/// The addresses of a name: from the target's /etc/hosts, which is read like any other file of the program, else from DNS.
+/// The addresses of a name, or the name of an address: from the target's /etc/hosts, which is read like any other file of the program, else from DNS.
 async fn resolve(files: &Files, names: Option<NetworkHandle>, question: Resolve) -> Resolved {
     let failed = || Resolved { error: libc::EAI_AGAIN, ..Resolved::default() };
     let Some(names) = names else { return failed() };
@@ -285,16 +285,29 @@ async fn resolve(files: &Files, names: Option<NetworkHandle>, question: Resolve)
     };
     let (_, descriptor) = files.call(call).await;
     let hosts = descriptor.map(read_text).unwrap_or_default();
+    if let Some(ip) = address_of(&question.address) {
+        return match names.reverse_lookup(&hosts, ip).await {
+            Ok(name) => Resolved { name: name.into(), ..Resolved::default() },
+            Err(error) => Resolved { error, ..Resolved::default() },
+        };
+    }
     match names.lookup(&hosts, &question.name, question.family).await {
         Ok(addresses) => {
             let bytes = |ip: IpAddr| match ip {
                 IpAddr::V4(ip) => ip.octets().to_vec().into(),
                 IpAddr::V6(ip) => ip.octets().to_vec().into(),
             };
-            Resolved { error: 0, addresses: addresses.into_iter().map(bytes).collect() }
+            let addresses = addresses.into_iter().map(bytes).collect();
+            Resolved { addresses, ..Resolved::default() }
         }
-        Err(error) => Resolved { error, addresses: Vec::new() },
+        Err(error) => Resolved { error, ..Resolved::default() },
     }
+}
+
+/// An address of 4 or 16 bytes.
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// What a memfd holds; files that are not small are no list of hosts.

@@ -367,6 +367,14 @@ impl NetworkHandle {
         lookup::lookup(&self.shared, hosts, name, family).await
     }
 
+    /// The name of an address, likewise.
+    ///
+    /// # Errors
+    /// As getnameinfo(3) returns them.
+    pub async fn reverse_lookup(&self, hosts: &str, ip: IpAddr) -> Result<String, i32> {
+        lookup::reverse_lookup(&self.shared, hosts, ip).await
+    }
+
     /// Does or translates a call on a socket of this machine's network, where there is no session netns.
     pub async fn socket_call(&self, call: SocketCall, socket: Option<OwnedFd>) -> SocketAnswer {
         self.calls.call(call, socket).await

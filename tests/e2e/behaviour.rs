@@ -186,6 +186,26 @@ fn files() {
     });
 }
 
+/// What libc opens and asks by itself, where the libc attachment's names do not reach.
+#[test]
+fn inside_of_libc() {
+    in_a_place(|place| {
+        place.expect(&["glob", "/shop/*"], "ok 2 /shop/link /shop/menu.txt");
+        place.expect(&["glob", "/shop/nothing*"], "ok 0");
+        place.expect(&["nftw", "/shop"], "ok 1 1 1 0 18, followed: 2 1 0");
+        place.expect(&["nftw", FILE], "ok 1 0 0 0 18, followed: 1 0 0");
+        let line = place.run(&["nftw", "/shop/nothing"]);
+        assert!(line.starts_with("error ENOENT"), "{line}");
+        place.expect(&["scandir", "/shop"], "ok 4 . .. link menu.txt");
+        place.expect(&["name-of", "127.0.0.1"], "ok localhost");
+        // Only the name server of the pods knows the other, and nobody the last.
+        let name = place.target.ok(&["getent", "hosts", &place.echo.ip]);
+        let name = name.split_whitespace().nth(1).expect("pods have names");
+        place.expect(&["name-of", &place.echo.ip], &format!("ok {name}"));
+        place.expect(&["name-of", "192.0.2.1"], "ok NONE");
+    });
+}
+
 #[test]
 fn processes() {
     in_a_place(|place| {

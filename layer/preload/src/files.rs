@@ -75,6 +75,11 @@ fn status(directory: c_int, path: *const c_char, buffer: *mut Stat, flags: c_int
     )
 }
 
+/// lstat(2).
+pub(crate) fn link_status(path: *const c_char, buffer: *mut Stat) -> Outcome<c_int> {
+    status(AT_FDCWD, path, buffer, NO_FOLLOW)
+}
+
 fn allowed(directory: c_int, path: *const c_char, mode: c_int, flags: c_int) -> Outcome<c_int> {
     call(libc::SYS_faccessat2, [word(directory), path.expose_provenance(), word(mode), word(flags), 0, 0])
 }

@@ -33,12 +33,13 @@ mod sockets;
 mod start;
 mod streams;
 mod sys;
+mod walks;
 pub mod wire;
 
 pub use crate::hook::{Hook, Real};
 
 /// All hooks, in groups.
-pub(crate) static HOOKS: [&[Hook]; 8] = [
+pub(crate) static HOOKS: [&[Hook]; 10] = [
     files::TABLE,
     streams::TABLE,
     sockets::TABLE,
@@ -47,6 +48,8 @@ pub(crate) static HOOKS: [&[Hook]; 8] = [
     programs::lists::TABLE,
     programs::descriptors::TABLE,
     names::TABLE,
+    names::reverse::TABLE,
+    walks::TABLE,
 ];
 
 /// There is nothing in the library that could panic; the language wants it all the same.

@@ -9,6 +9,8 @@ use core::{
 
 use libc::{addrinfo, hostent, size_t};
 
+pub(crate) mod reverse;
+
 use crate::{
     ask::{self, Question},
     calls::Outcome,
@@ -19,8 +21,8 @@ use crate::{
 
 hooks! {
     fn getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, result: *mut *mut addrinfo) -> c_int, checked = addresses;
-    fn gethostbyname(name: *const c_char) -> *mut hostent = |name| host_static(name, libc::AF_INET);
-    fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent = host_static;
+    fn gethostbyname(name: *const c_char) -> *mut hostent = |name| host_in_static(name, libc::AF_INET);
+    fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent = host_in_static;
     fn gethostbyname_r(name: *const c_char, entry: *mut hostent, buffer: *mut c_char, size: size_t, result: *mut *mut hostent, error: *mut c_int) -> c_int = |name, entry, buffer, size, result, error| host(name, libc::AF_INET, entry, buffer, size, result, error);
     fn gethostbyname2_r(name: *const c_char, family: c_int, entry: *mut hostent, buffer: *mut c_char, size: size_t, result: *mut *mut hostent, error: *mut c_int) -> c_int = host;
 }
@@ -36,6 +38,17 @@ struct Found {
 }
 
 impl Found {
+    /// The one address at `bytes`, of 4 or 16 bytes.
+    fn one(family: c_int, bytes: *const u8, length: usize) -> Self {
+        let mut found = Self { bytes: [0; ADDRESSES * ADDRESS_BYTES], length: ADDRESS_BYTES };
+        // SAFETY: the caller's address has so many bytes.
+        let address = unsafe { core::slice::from_raw_parts(bytes, length) };
+        let kind = if family == libc::AF_INET { 4 } else { 6 };
+        let entry = [kind];
+        found.bytes.iter_mut().zip(entry.iter().chain(address)).for_each(|(to, from)| *to = *from);
+        found
+    }
+
     /// Family and bytes of each.
     fn each(&self) -> impl Iterator<Item = (c_int, &[u8])> {
         let whole = self.bytes.get(..self.length).unwrap_or_default();
@@ -232,14 +245,21 @@ mod hostent_bytes {
 static STATIC: Static =
     Static(UnsafeCell::new((hostent_bytes::Entry([0; size_of::<hostent>()]), [0; PAYLOAD_BYTES])));
 
-fn host_static(name: *const c_char, family: c_int) -> Outcome<*mut hostent> {
+fn host_in_static(name: *const c_char, family: c_int) -> Outcome<*mut hostent> {
+    in_static(|entry, buffer, size, result, error| host(name, family, entry, buffer, size, result, error))
+}
+
+/// The function without a buffer, made of the one with one.
+fn in_static(
+    reentrant: impl FnOnce(*mut hostent, *mut c_char, size_t, *mut *mut hostent, *mut c_int) -> Outcome<c_int>,
+) -> Outcome<*mut hostent> {
     let place = STATIC.0.get();
     // SAFETY: the address of a field of a static.
     let entry = unsafe { (&raw mut (*place).0) }.cast::<hostent>();
     // SAFETY: as above.
     let buffer = unsafe { (&raw mut (*place).1) }.cast::<c_char>();
     let (mut result, mut error) = (ptr::null_mut(), 0);
-    match host(name, family, entry, buffer, PAYLOAD_BYTES, &raw mut result, &raw mut error) {
+    match reentrant(entry, buffer, PAYLOAD_BYTES, &raw mut result, &raw mut error) {
         Outcome::Value(_) => {
             // SAFETY: __h_errno_location(3) has no preconditions.
             let own = unsafe { __h_errno_location() };
@@ -262,6 +282,21 @@ fn host(
     error: *mut c_int,
 ) -> Outcome<c_int> {
     let Outcome::Value(found) = look_up(name, family) else { return Outcome::GoOn };
+    give(name, family, found, entry, buffer, size, result, error)
+}
+
+/// Gives what was found to the program.
+#[expect(clippy::too_many_arguments, reason = "as gethostbyname2_r(3) has them, and what was found")]
+fn give(
+    name: *const c_char,
+    family: c_int,
+    found: Result<Found, c_int>,
+    entry: *mut hostent,
+    buffer: *mut c_char,
+    size: size_t,
+    result: *mut *mut hostent,
+    error: *mut c_int,
+) -> Outcome<c_int> {
     let (code, value, fault) = match found {
         Err(libc::EAI_AGAIN) => (0, ptr::null_mut(), TRY_AGAIN),
         Err(_) => (0, ptr::null_mut(), HOST_NOT_FOUND),

@@ -36,6 +36,8 @@ pub mod ask {
     /// A call on a socket of the machine's own network: which ([`super::socket`]), a number, an address behind it, the socket beside
     /// it. The answer is a value, with the address for the program behind it.
     pub const SOCKET: u64 = 7;
+    /// The name of an address, whose 4 or 16 bytes follow.
+    pub const NAME: u64 = 8;
 }
 
 /// Calls on sockets, as `SocketCall.Kind` of layer.proto numbers them.
@@ -68,7 +70,7 @@ pub mod answer {
     pub const DESCRIPTOR: u64 = 2;
     /// Execute this helper in the program's place; its path comes behind the answer.
     pub const HELPER: u64 = 3;
-    /// Addresses, [`super::ADDRESS_BYTES`] each; the value is an error of getaddrinfo(3).
+    /// Addresses, [`super::ADDRESS_BYTES`] each, or the name that was asked for; the value is an error of getaddrinfo(3).
     pub const ADDRESSES: u64 = 4;
 }
 

@@ -243,7 +243,18 @@ impl Supervisor {
             }
             ask::EXECUTE => self.about_to_execute(pid, &sent),
             ask::FILTER => Outcome::Value(self.library.wants().cast_signed()),
-            ask::RESOLVE => self.resolve(ticket, pid, sent.path, arguments),
+            ask::RESOLVE => {
+                let [family, ..] = arguments;
+                let name = sent.path.into();
+                self.resolve(
+                    ticket,
+                    pid,
+                    Resolve { name, family: request::uint(family), ..Resolve::default() },
+                )
+            }
+            ask::NAME => {
+                self.resolve(ticket, pid, Resolve { address: sent.path.into(), ..Resolve::default() })
+            }
             ask::LISTENER => self.add_listener(sent.descriptor),
             ask::SOCKET => self.socket_question(ticket, pid, number, arguments, sent),
             _ => Outcome::GoOn,
@@ -377,20 +388,15 @@ impl Supervisor {
         self.conclude(Ticket::Question(number), outcome);
     }
 
-    /// Lets the host look a name up.
-    fn resolve(&mut self, ticket: Ticket, pid: u32, name: Vec<u8>, [family, ..]: [u64; 6]) -> Outcome {
+    /// Lets the host look a name up, or that of an address.
+    fn resolve(&mut self, ticket: Ticket, pid: u32, question: Resolve) -> Outcome {
         let Some(thread) = self.identify(pid) else { return Outcome::GoOn };
         let Ticket::Question(number) = ticket else { return Outcome::GoOn };
         if thread.outside || !self.library.names {
             return Outcome::GoOn;
         }
-        let caller = Caller { pid: thread.tgid, tid: pid, comm: thread.comm };
-        let family = request::uint(family);
-        match self.outbox.ask(from_layer::Kind::Resolve(Resolve {
-            caller: Some(caller),
-            name: name.into(),
-            family,
-        })) {
+        let caller = Some(Caller { pid: thread.tgid, tid: pid, comm: thread.comm });
+        match self.outbox.ask(from_layer::Kind::Resolve(Resolve { caller, ..question })) {
             Ok(id) => {
                 self.library.resolving.insert(id, (number, Instant::now()));
                 Outcome::Later
@@ -402,7 +408,8 @@ impl Supervisor {
     /// The host's answer about a name.
     pub(super) fn resolved(&mut self, id: u64, answer: &Resolved) {
         let Some((number, _)) = self.library.resolving.remove(&id) else { return };
-        let mut bytes = Vec::new();
+        // Empty when addresses were asked for.
+        let mut bytes = answer.name.to_vec();
         for address in answer.addresses.iter().take(ADDRESSES) {
             bytes.push(if address.len() == 4 { 4 } else { 6 });
             bytes.extend(address.iter().copied().chain(std::iter::repeat(0)).take(wire::ADDRESS_BYTES - 1));

@@ -20,6 +20,7 @@ pub(crate) const UDP_PLAIN: usize = 512;
 /// SERVFAIL.
 pub(crate) const SERVFAIL: u8 = 2;
 const TYPE_A: u16 = 1;
+const TYPE_PTR: u16 = 12;
 const TYPE_AAAA: u16 = 28;
 const TYPE_OPT: u16 = 41;
 
@@ -61,6 +62,8 @@ pub struct Reply {
     pub answers: Vec<String>,
     /// Addresses among them.
     pub addresses: Vec<IpAddr>,
+    /// The first name that an address has.
+    pub pointer: Option<String>,
 }
 
 /// Reads the first question.
@@ -162,7 +165,7 @@ pub fn kind_name(kind: u16) -> String {
         2 => "NS",
         5 => "CNAME",
         6 => "SOA",
-        12 => "PTR",
+        TYPE_PTR => "PTR",
         15 => "MX",
         16 => "TXT",
         TYPE_AAAA => "AAAA",
@@ -292,7 +295,13 @@ impl<'a> Reader<'a> {
                 reply.addresses.push(ip.into());
                 ip.to_string()
             }
-            2 | 5 | 12 => format!("{} {}", kind_name(kind), inner.name()?),
+            TYPE_PTR => {
+                let name = inner.name()?;
+                let text = format!("PTR {name}");
+                reply.pointer.get_or_insert(name);
+                text
+            }
+            2 | 5 => format!("{} {}", kind_name(kind), inner.name()?),
             15 => format!("MX {} {}", inner.u16()?, inner.name()?),
             33 => {
                 let (priority, weight, port) = (inner.u16()?, inner.u16()?, inner.u16()?);

@@ -5,7 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
 
-use super::{dns_message, resolver, shared::Shared};
+use super::{
+    dns_message::{self, Reply},
+    resolver,
+    shared::Shared,
+};
 use crate::{agent_link::ip_address, limits::SEARCHED};
 
 /// Dots from which on a name is first tried as it is (`ndots` of resolv.conf(5)). In Kubernetes it is 5, which only changes the order
@@ -13,6 +17,7 @@ use crate::{agent_link::ip_address, limits::SEARCHED};
 const DOTS: usize = 1;
 const TYPE_A: u16 = 1;
 const TYPE_AAAA: u16 = 28;
+const TYPE_PTR: u16 = 12;
 /// Response code of a name that does not exist.
 const NXDOMAIN: u8 = 3;
 
@@ -67,6 +72,34 @@ pub(super) async fn lookup(
     Err(failure)
 }
 
+/// The name of an address, or the error of getnameinfo(3): EAI_NONAME when it has none.
+pub(super) async fn reverse_lookup(shared: &Shared, hosts: &str, ip: IpAddr) -> Result<String, i32> {
+    let ip = ip.to_canonical();
+    if let Some(name) = name_in_hosts(hosts, ip) {
+        return Ok(name);
+    }
+    if ip.is_loopback() {
+        return Ok("localhost".to_owned());
+    }
+    let reply = ask(shared, &reverse_name(ip), TYPE_PTR).await?;
+    reply.pointer.filter(|name| name != ".").ok_or(libc::EAI_NONAME)
+}
+
+/// The name that PTR records of an address stand under (RFC 1035 section 3.5, RFC 3596 section 2.5).
+fn reverse_name(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(ip) => {
+            let digits =
+                ip.octets().into_iter().rev().map(|byte| format!("{:x}.{:x}.", byte & 15, byte >> 4));
+            digits.collect::<String>() + "ip6.arpa"
+        }
+    }
+}
+
 fn is_localhost(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
     name == "localhost" || name.ends_with(".localhost")
@@ -81,6 +114,15 @@ fn in_hosts(hosts: &str, name: &str) -> Vec<IpAddr> {
         words.any(|word| word.eq_ignore_ascii_case(name)).then_some(ip)
     });
     entries.collect()
+}
+
+/// The first name of an address.
+fn name_in_hosts(hosts: &str, ip: IpAddr) -> Option<String> {
+    hosts.lines().filter_map(|line| line.split('#').next()).find_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let found = words.next()?.parse::<IpAddr>().ok()? == ip;
+        found.then(|| words.next().map(str::to_owned)).flatten()
+    })
 }
 
 /// The full names to ask for, in order.
@@ -99,8 +141,8 @@ fn candidates(name: &str, search: &[String]) -> Vec<String> {
 
 async fn ask_both(shared: &Shared, name: &str, wanted: Wanted) -> Result<Vec<IpAddr>, i32> {
     let (v6, v4) = tokio::join!(
-        async { if wanted.v6 { ask(shared, name, TYPE_AAAA).await } else { Ok(Vec::new()) } },
-        async { if wanted.v4 { ask(shared, name, TYPE_A).await } else { Ok(Vec::new()) } }
+        async { if wanted.v6 { addresses(shared, name, TYPE_AAAA).await } else { Ok(Vec::new()) } },
+        async { if wanted.v4 { addresses(shared, name, TYPE_A).await } else { Ok(Vec::new()) } }
     );
     match (v6, v4) {
         (Ok(v6), Ok(v4)) => Ok(v6.into_iter().chain(v4).collect()),
@@ -109,9 +151,13 @@ async fn ask_both(shared: &Shared, name: &str, wanted: Wanted) -> Result<Vec<IpA
     }
 }
 
-async fn ask(shared: &Shared, name: &str, kind: u16) -> Result<Vec<IpAddr>, i32> {
+async fn addresses(shared: &Shared, name: &str, kind: u16) -> Result<Vec<IpAddr>, i32> {
+    Ok(ask(shared, name, kind).await?.addresses)
+}
+
+async fn ask(shared: &Shared, name: &str, kind: u16) -> Result<Reply, i32> {
     // Names that cannot be asked for do not exist.
-    let Some(query) = query(name, kind) else { return Ok(Vec::new()) };
+    let Some(query) = query(name, kind) else { return Ok(Reply::default()) };
     let asked = async |tcp| {
         let message = resolver::ask(shared, &query, tcp).await.ok_or(libc::EAI_AGAIN)?;
         dns_message::reply(&message).map_err(|_| libc::EAI_AGAIN)
@@ -121,7 +167,7 @@ async fn ask(shared: &Shared, name: &str, kind: u16) -> Result<Vec<IpAddr>, i32>
         reply = asked(true).await?;
     }
     match reply.rcode {
-        0 | NXDOMAIN => Ok(reply.addresses),
+        0 | NXDOMAIN => Ok(reply),
         _ => Err(libc::EAI_AGAIN),
     }
 }
@@ -153,6 +199,16 @@ mod tests {
         assert_eq!(in_hosts(hosts, "SHOP"), ips);
         assert_eq!(in_hosts(hosts, "shop.local"), ips[..1]);
         assert!(in_hosts(hosts, "x").is_empty() && in_hosts(hosts, "y").is_empty());
+    }
+
+    #[test]
+    fn addresses_have_names() {
+        let hosts = "127.0.0.1 localhost\n10.0.0.1\tshop.local shop # y\n10.0.0.2\n";
+        assert_eq!(name_in_hosts(hosts, [10, 0, 0, 1].into()).as_deref(), Some("shop.local"));
+        assert_eq!(name_in_hosts(hosts, [10, 0, 0, 2].into()), None);
+        assert_eq!(reverse_name([10, 0, 2, 1].into()), "1.2.0.10.in-addr.arpa");
+        let v6 = reverse_name("2001:db8::1".parse().unwrap());
+        assert_eq!(v6, format!("1.{}8.b.d.0.1.0.0.2.ip6.arpa", "0.".repeat(23)));
     }
 
     #[test]

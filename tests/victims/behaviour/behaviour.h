@@ -16,7 +16,7 @@ struct command {
     int needs;               // least number of arguments
 };
 
-extern const struct command net_commands[], accept_commands[], file_commands[], process_commands[], place_commands[];
+extern const struct command net_commands[], accept_commands[], file_commands[], process_commands[], place_commands[], inside_commands[];
 
 // Ends the program with one line that says what was wrong.
 #define wrong(...) (printf("wrong: " __VA_ARGS__), printf("\n"), exit(1))

@@ -4,7 +4,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 
-static const struct command *const groups[] = {net_commands, accept_commands, file_commands, process_commands, place_commands};
+static const struct command *const groups[] = {net_commands, accept_commands, file_commands, process_commands, place_commands, inside_commands};
 
 long check_(long result, const char *call) {
     if (result >= 0) return result;

@@ -223,7 +223,8 @@ pub struct UnixConnect {
     #[prost(string, tag = "3")]
     pub rule: ::prost::alloc::string::String,
 }
-/// A name that the library asks for; `family` as in getaddrinfo(3), 0: any.
+/// A name that the library asks for; `family` as in getaddrinfo(3), 0: any. Or, when there are 4 or 16 bytes of it, the address whose
+/// name is wanted.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resolve {
     #[prost(message, optional, tag = "1")]
@@ -232,6 +233,8 @@ pub struct Resolve {
     pub name: ::prost::bytes::Bytes,
     #[prost(uint32, tag = "3")]
     pub family: u32,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub address: ::prost::bytes::Bytes,
 }
 /// A call on a socket of the machine's own network, by a library that rewrites addresses. Its descriptor comes beside the message.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -455,13 +458,15 @@ pub struct SignalTree {
     #[prost(bool, tag = "2")]
     pub whole_tree: bool,
 }
-/// Addresses of 4 or 16 bytes, in the order in which they shall be tried; `error` as getaddrinfo(3) returns it.
+/// Addresses of 4 or 16 bytes, in the order in which they shall be tried, or the name of an address; `error` as getaddrinfo(3) returns it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Resolved {
     #[prost(sint32, tag = "1")]
     pub error: i32,
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub name: ::prost::bytes::Bytes,
 }
 /// `go_on`: nothing is to be changed. Else the result, a negative one being an error number, and a struct sockaddr for the program.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
