@@ -44,7 +44,7 @@ script() { # NAME INTERPRETER FILE [TOOLS]: the first line gets the interpreter'
 }
 
 cc='-O1 -g -Wall -Wextra -Werror -pthread'
-for kind in c-static:gcc:-static c-dynamic:gcc: c-musl:musl-gcc:-static; do
+for kind in c-static:gcc:-static c-dynamic:gcc: c-musl:musl-gcc:-static c-musl-dynamic:musl-gcc:; do
     IFS=: read -r name compiler flags <<<"$kind"
     # --no-warnings: the linker's about getaddrinfo() in a static glibc program; ours look up by files and dns only
     compiled "$name" "$compiler" c "$compiler $cc $flags -Wl,--no-warnings -DNAME='\"$name\"' -o \$new c/victim.c"
