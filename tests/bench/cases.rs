@@ -7,7 +7,7 @@ use mirrord_tests::World;
 use serde_json::Value;
 
 use crate::{
-    cluster,
+    cluster, layers,
     report::{Goal, Report},
 };
 
@@ -24,7 +24,7 @@ pub(crate) struct Case {
 }
 
 /// All, in the order of printing.
-pub(crate) fn all() -> [Case; 8] {
+pub(crate) fn all() -> [Case; 9] {
     [
         Case { name: "mirror", run: mirror },
         Case { name: "steal", run: steal },
@@ -33,6 +33,7 @@ pub(crate) fn all() -> [Case; 8] {
         Case { name: "dns", run: dns },
         Case { name: "files", run: files },
         Case { name: "syscall", run: syscall },
+        Case { name: "layers", run: layers::run },
         Case { name: "cluster", run: cluster::run },
     ]
 }
@@ -245,7 +246,7 @@ fn node(world: &World, args: &[&str]) -> Result<Value> {
 }
 
 /// Runs the tool inside of a pod.
-fn pod(world: &World, name: &str, args: &[&str]) -> Result<Value> {
+pub(crate) fn pod(world: &World, name: &str, args: &[&str]) -> Result<Value> {
     json_of(world.command(["local", "exec", name, "--"]).arg(tool()?).args(args))
 }
 
@@ -254,8 +255,14 @@ fn inside(world: &World, target: &str, args: &[&str]) -> Result<Value> {
     json_of(world.command(["exec", "-t", target, "--output", "silent", "--"]).arg(tool()?).args(args))
 }
 
+/// Runs the tool in a session with this attachment.
+pub(crate) fn inside_with(world: &World, layer: &str, target: &str, args: &[&str]) -> Result<Value> {
+    let options = ["exec", "-t", target, "--layer", layer, "--output", "silent", "--"];
+    json_of(world.command(options).arg(tool()?).args(args))
+}
+
 /// Runs the tool as the same user without us.
-fn outside(world: &World, args: &[&str]) -> Result<Value> {
+pub(crate) fn outside(world: &World, args: &[&str]) -> Result<Value> {
     let mut command = Command::new(tool()?);
     command.args(args).env_clear().envs(world.environment());
     world.user().apply(&mut command);

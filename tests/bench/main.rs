@@ -5,6 +5,7 @@
 
 mod cases;
 mod cluster;
+mod layers;
 mod report;
 
 use anyhow::Result;

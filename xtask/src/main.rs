@@ -22,7 +22,7 @@ enum Task {
     },
     /// Measure what the program costs, as ratios in one run.
     Bench {
-        /// Groups to measure (mirror, steal, start, outgoing, dns, files, syscall, ui; storm only when it is named); all when none is named.
+        /// Groups to measure (mirror, steal, start, outgoing, dns, files, syscall, layers, ui; storm only when it is named); all when none is named.
         groups: Vec<String>,
     },
     /// The Kubernetes of the end-to-end tests.
