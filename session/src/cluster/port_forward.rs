@@ -4,7 +4,7 @@
 //! written into messages of 4 KiB. Here a message is as long as what was written, and reading stops when the reader does.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -132,14 +132,31 @@ where
     W: Stream<Item = tungstenite::Result<Message>> + Sink<Message, Error = tungstenite::Error> + Unpin,
 {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    /// A frame of HTTP/2 comes as its head and its data: they go as one message.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.socket).poll_ready(cx)).map_err(io::Error::other)?;
-        let length = bytes.len().min(FORWARD_MESSAGE);
+        let all: usize = parts.iter().map(|part| part.len()).sum();
+        let length = all.min(FORWARD_MESSAGE);
         let mut message = Vec::with_capacity(length + 1);
         message.push(DATA);
-        message.extend_from_slice(bytes.get(..length).unwrap_or_default());
+        for part in parts {
+            let room = (length + 1).saturating_sub(message.len());
+            message.extend_from_slice(part.get(..room).unwrap_or(part));
+        }
         Pin::new(&mut this.socket).start_send(Message::binary(message)).map_err(io::Error::other)?;
         Poll::Ready(Ok(length))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -187,6 +204,11 @@ mod tests {
         let first = server.next().await.unwrap().unwrap().into_data();
         let second = server.next().await.unwrap().unwrap().into_data();
         assert_eq!((first.len(), &second[..]), (FORWARD_MESSAGE + 1, &[DATA, 7][..]));
+        let parts = [IoSlice::new(b"head"), IoSlice::new(&[7; FORWARD_MESSAGE])];
+        assert_eq!(forward.write_vectored(&parts).await.unwrap(), FORWARD_MESSAGE);
+        forward.flush().await.unwrap();
+        let together = server.next().await.unwrap().unwrap().into_data();
+        assert_eq!((together.len(), &together[..6]), (FORWARD_MESSAGE + 1, &b"\0head\x07"[..]));
         server.close(None).await.unwrap();
         assert_eq!(forward.read(&mut read).await.unwrap(), 0);
     }
