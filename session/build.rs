@@ -127,7 +127,9 @@ fn build(out: &Path) -> Result<PathBuf, String> {
 /// The library, which is a normal crate for everybody else, becomes a shared object here. It is small: always the same profile.
 fn build_library(out: &Path) -> Result<PathBuf, String> {
     let package = ["rustc", "--package", "mirrord-preload", "--profile", "preload"];
-    let kind = ["--features", "standalone", "--crate-type", "cdylib"];
+    let gum = env::var_os("CARGO_FEATURE_FRIDA_GUM").is_some();
+    let features = if gum { "standalone,frida-gum" } else { "standalone" };
+    let kind = ["--features", features, "--crate-type", "cdylib"];
     let folder = nested(out, &[package.as_slice(), &kind].concat(), "")?;
     Ok(folder.join("preload/libmirrord_preload.so"))
 }

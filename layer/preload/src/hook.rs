@@ -73,6 +73,12 @@ impl Real {
         self.found.store(found, Ordering::Relaxed);
         found
     }
+
+    /// From now on the real function is called here: its body has been replaced.
+    #[cfg(feature = "frida-gum")]
+    pub(crate) fn moved_to(&self, address: *mut c_void) {
+        self.found.store(address, Ordering::Relaxed);
+    }
 }
 
 /// Runs a detour and, when it lets the call go on, the real function.
@@ -141,7 +147,7 @@ macro_rules! hooks {
 
         $(
             $(#[$doc])*
-            #[cfg_attr(feature = "standalone", unsafe(no_mangle))]
+            #[cfg_attr(all(feature = "standalone", not(feature = "frida-gum")), unsafe(no_mangle))]
             pub(crate) unsafe extern "C" fn $name($($argument: $kind),*) -> $result {
                 crate::hook::run(
                     || $detour($($argument),*),

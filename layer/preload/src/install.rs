@@ -2,7 +2,7 @@
 //!
 //! - *exported names* (default): the detours carry libc's names, and the loader binds the program to them. Nothing is left to do but to
 //!   find the real functions. Calls inside of libc are not seen; `streams` and `names` make up for that.
-//! - *frida-gum* (feature): the bodies of libc's functions are rewritten to jump to the detours.
+//! - *frida-gum* (feature): the bodies of libc's functions are rewritten to jump to the detours (`gum`).
 
 use crate::{HOOKS, start};
 
@@ -11,6 +11,8 @@ extern "C" fn constructor() {
     for hook in HOOKS.iter().copied().flatten() {
         hook.real.find();
     }
+    #[cfg(feature = "frida-gum")]
+    crate::gum::replace(HOOKS.iter().copied().flatten());
     start::start();
 }
 

@@ -1,8 +1,8 @@
 //! `libmirrord_layer.so`: the libc attachment. Loaded into a program by LD_PRELOAD, it asks the supervisor about the calls that the
 //! syscall attachment would trap, and does what it is told: give the program a descriptor, a result, an error, or let it go on.
 //!
-//! The library holds no rule and no state but the path of the supervisor's socket. It has no dependency but libc, allocates nothing,
-//! takes no lock and cannot panic, so a hook may run anywhere: in a signal handler, between fork and exec, in a thread of any age.
+//! The library holds no rule and no state but the path of the supervisor's socket. It has no dependency but libc (unless it is built to
+//! replace function bodies, `gum`), allocates nothing, takes no lock and cannot panic, so a hook may run anywhere: in a signal handler, between fork and exec, in a thread of any age.
 //! No detour calls a hooked function, so none can be entered again from itself.
 //!
 //! ```text
@@ -17,7 +17,7 @@
 #![expect(unsafe_code, reason = "the library stands between C code and C code")]
 #![cfg(target_os = "linux")]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "frida-gum"))]
 extern crate std;
 
 mod addresses;
@@ -25,6 +25,8 @@ mod ask;
 mod calls;
 mod decimal;
 mod files;
+#[cfg(feature = "frida-gum")]
+mod gum;
 mod hook;
 mod install;
 mod names;
@@ -53,7 +55,7 @@ pub(crate) static HOOKS: [&[Hook]; 10] = [
 ];
 
 /// There is nothing in the library that could panic; the language wants it all the same.
-#[cfg(feature = "standalone")]
+#[cfg(all(feature = "standalone", not(feature = "frida-gum")))]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {

@@ -74,19 +74,19 @@ macro_rules! gathered {
 }
 
 #[unsafe(naked)]
-#[cfg_attr(feature = "standalone", unsafe(no_mangle))]
+#[cfg_attr(all(feature = "standalone", not(feature = "frida-gum")), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn execl(path: *const c_char, first: *const c_char) -> c_int {
     gathered!(with_list)
 }
 
 #[unsafe(naked)]
-#[cfg_attr(feature = "standalone", unsafe(no_mangle))]
+#[cfg_attr(all(feature = "standalone", not(feature = "frida-gum")), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn execle(path: *const c_char, first: *const c_char) -> c_int {
     gathered!(with_list_and_environment)
 }
 
 #[unsafe(naked)]
-#[cfg_attr(feature = "standalone", unsafe(no_mangle))]
+#[cfg_attr(all(feature = "standalone", not(feature = "frida-gum")), unsafe(no_mangle))]
 pub(crate) unsafe extern "C" fn execlp(file: *const c_char, first: *const c_char) -> c_int {
     gathered!(found_with_list)
 }
