@@ -147,8 +147,10 @@ pub(crate) const CAPTURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Queue of the listener in the target's network; the kernel cuts it at net.core.somaxconn.
 pub(crate) const STEAL_BACKLOG: i32 = 4096;
-/// How long the rules stay after the last stolen port: a handshake that has begun may need a few retransmissions.
-pub(crate) const STEAL_LINGER: Duration = Duration::from_secs(10);
+/// How long the rules stay after the last stolen port: longer than the kernel remembers an ended connection (120 s,
+/// nf_conntrack_tcp_timeout_time_wait of nf_conntrack-sysctl.rst). Without rules it tracks nothing, so a connection that comes from the
+/// same port of the same client in that time would meet the translation of the ended one as soon as the port is stolen again, and hang.
+pub(crate) const STEAL_LINGER: Duration = Duration::from_secs(130);
 /// Accept calls that may be parked.
 pub(crate) const PARKED: usize = 1024;
 /// How long a stolen connection waits for a parked call before it is passed on to the target.
