@@ -8,6 +8,7 @@ use std::{
     path::PathBuf,
 };
 
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -71,7 +72,7 @@ impl SessionSpec {
             command,
             cwd: std::env::current_dir()?,
             environment: std::env::vars_os().collect(),
-            process_group: u32::try_from(rustix::process::getpgrp().as_raw_nonzero().get()).ok(),
+            process_group: own_process_group().map(|group| group.as_raw_nonzero().get().cast_unsigned()),
             terminal: None,
             owned: true,
             record: None,
@@ -79,6 +80,15 @@ impl SessionSpec {
             equal_command: String::new(),
         })
     }
+}
+
+/// The process group of this process. None if its leader is outside of this PID namespace, as that of a program may be that somebody
+/// starts in a container: getpgrp(2) gives 0 then, which `rustix` does not expect, so it is read from proc_pid_stat(5).
+pub(crate) fn own_process_group() -> Option<Pid> {
+    let stat = std::fs::read("/proc/self/stat").ok()?;
+    let after_name = stat.rsplit(|&byte| byte == b')').next()?;
+    let group = std::str::from_utf8(after_name).ok()?.split_ascii_whitespace().nth(2)?;
+    Pid::from_raw(group.parse().ok()?)
 }
 
 impl SessionSpec {
@@ -134,7 +144,7 @@ pub(crate) mod pairs {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::ffi::OsStringExt;
+    use std::{os::unix::ffi::OsStringExt, process::Command};
 
     use super::*;
 
@@ -147,6 +157,13 @@ mod tests {
         let again = spec.again();
         assert_ne!(again.id, before);
         assert_eq!(again.record.unwrap(), PathBuf::from(format!("/tmp/a-{}.jsonl", again.id)));
+    }
+
+    #[test]
+    fn the_process_group_is_that_of_our_children() {
+        let child = Command::new("cut").args(["-d", " ", "-f", "5", "/proc/self/stat"]).output().unwrap();
+        let group: i32 = String::from_utf8(child.stdout).unwrap().trim().parse().unwrap();
+        assert_eq!(own_process_group(), Pid::from_raw(group));
     }
 
     #[test]

@@ -29,9 +29,12 @@ use tokio::{sync::oneshot, time::timeout};
 use tower::{BoxError, Service, ServiceBuilder, retry::RetryLayer};
 
 use super::{error::ClusterError, proxy};
-use crate::limits::{
-    CLUSTER_CALL, CLUSTER_CONNECT, CLUSTER_CREDENTIALS, CLUSTER_KEEP_ALIVE, CLUSTER_KEEP_ALIVE_GAP,
-    CLUSTER_KEEP_ALIVE_TRIES,
+use crate::{
+    limits::{
+        CLUSTER_CALL, CLUSTER_CONNECT, CLUSTER_CREDENTIALS, CLUSTER_KEEP_ALIVE, CLUSTER_KEEP_ALIVE_GAP,
+        CLUSTER_KEEP_ALIVE_TRIES,
+    },
+    spec::own_process_group,
 };
 
 /// Name of the context where there is no kubeconfig.
@@ -109,7 +112,7 @@ pub async fn connect_quietly(wanted: &ClusterConfig) -> Result<Cluster, ClusterE
 fn may_ask() -> bool {
     let terminal = std::io::stdin();
     terminal.is_terminal()
-        && rustix::termios::tcgetpgrp(&terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+        && rustix::termios::tcgetpgrp(&terminal).is_ok_and(|group| own_process_group() == Some(group))
 }
 
 async fn connect_as(wanted: &ClusterConfig, interactive: bool) -> Result<Cluster, ClusterError> {

@@ -452,13 +452,17 @@ fn ten_pods_start_at_once() {
 fn a_pod_survives_the_session_of_its_starter() {
     for_each_user("a_pod_survives_the_session_of_its_starter", || {
         // A shell that starts a pod and goes: nothing of the pod may be in its session or hold its output open.
-        let script = format!("{} start web - -- sleep 1000", program().to_str().unwrap());
+        let script = format!("echo shell $$; {} start web - -- sleep 1000", program().to_str().unwrap());
         let output = Command::new("setsid").args(["--wait", "sh", "-c", &script]).output().unwrap();
-        assert!(text(&output).contains("up in"));
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        let shell: i32 = said.lines().find_map(|line| line.strip_prefix("shell ")?.parse().ok()).unwrap();
+        assert!(said.contains("up in"), "{said}");
         let pod = local::find("web").unwrap();
+        // Not the session of this test: where the tests are started from outside of the PID namespace, it has no number here.
         let session = |pid: u32| rustix::process::getsid(Pid::from_raw(pid.cast_signed())).unwrap();
         assert_eq!(session(pod.pid), session(process("mirrord-node")));
-        assert_ne!(session(pod.pid), session(std::process::id()));
+        assert_ne!(session(pod.pid).as_raw_pid(), shell);
         local::stop("web").unwrap();
     });
 }
