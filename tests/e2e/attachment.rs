@@ -204,20 +204,27 @@ fn the_library_is_handed_on() {
     }
 }
 
+/// 64 threads open, connect, fork and execute for a minute.
+fn stress(test: &str, layer: &str, world: impl FnOnce(&str) -> World) {
+    let Some(behaviour) = victim_or_skip("behaviour-dynamic", test) else { return };
+    let world = world(&behaviour);
+    let target = target(&world);
+    let options = ["exec", "--layer", layer, "--output", "silent", "-t", &target.target(), "--"];
+    let command = [behaviour.as_str(), "stress", "64", "60", FILE];
+    let mut session = world.session_command(options.iter().chain(&command));
+    let finished = finish_within(&mut session, Duration::from_secs(120));
+    assert!(finished.out().starts_with("ok "), "{finished}");
+}
+
 #[test]
 fn many_threads_leave_no_descriptor() {
-    let test = "many_threads_leave_no_descriptor";
-    let Some(behaviour) = victim_or_skip("behaviour-dynamic", test) else { return };
-    // A minute of it: MIRRORD_TUI_TEST_STRESS=60.
-    let seconds = std::env::var("MIRRORD_TUI_TEST_STRESS").unwrap_or_else(|_| "5".to_owned());
-    let world = World::new(User::Ordinary).with_layer("libc");
-    let target = target(&world);
-    let mut command =
-        world.command(["exec", "--layer", "libc", "--output", "silent", "-t", &target.target()]);
-    command.args(["--", &behaviour, "stress", "64", &seconds, FILE]);
-    let limit = Duration::from_secs(seconds.parse::<u64>().expect("a number of seconds") + 60);
-    let finished = finish_within(&mut command, limit);
-    assert!(finished.out().starts_with("ok "), "{finished}");
+    stress("many_threads_leave_no_descriptor", "libc", |_| World::new(User::Ordinary));
+}
+
+#[test]
+fn many_threads_leave_no_descriptor_where_addresses_are_rewritten() {
+    let test = "many_threads_leave_no_descriptor_where_addresses_are_rewritten";
+    stress(test, "auto", |behaviour| World::new(User::Ordinary).restricted(behaviour));
 }
 
 /// A session, and the environment that its programs have: for tools that cannot run inside.

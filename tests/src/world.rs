@@ -75,7 +75,8 @@ impl World {
     }
 
     /// The program with arguments, where sessions run.
-    pub(crate) fn session_command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    #[must_use]
+    pub fn session_command(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
         let Some(place) = &self.restricted else { return self.command(args) };
         let mut command = self.other(place);
         command.arg("no-namespaces").arg(program()).args(args);

@@ -141,3 +141,29 @@ fn all_pods_are_those_of_a_cluster() {
     let local = resolve(serde_json::from_str("{}").unwrap(), &flags, Path::new("/"));
     assert!(matches!(local, Err(ResolveError::AllPods)));
 }
+
+/// What `assets/mirrord.toml` says of the defaults is true, and its examples work.
+#[test]
+fn the_sample_file_is_right() {
+    let text = include_str!("../../../../assets/mirrord.toml");
+    let read =
+        |text: &str| resolve(toml::from_str(text).unwrap(), &Flags::default(), Path::new("/")).unwrap();
+    let (sample, empty) = (read(text), read(""));
+    assert_eq!((sample.config, sample.agent, sample.cluster), (empty.config, empty.agent, empty.cluster));
+    let example = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase()) => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    let examples = read(&text.lines().map(example).collect::<String>());
+    assert_eq!(examples.warnings, Vec::<String>::new());
+    assert_eq!(examples.target.unwrap().to_string(), "deployment/api");
+    assert_eq!(examples.config.files.local, ["[.]pem$"]);
+}
+
+#[test]
+fn the_schema_in_assets_is_that_of_the_file() {
+    let schema = crate::config::shapes::schema_of::<FileConfig>();
+    let stored: serde_json::Value =
+        serde_json::from_str(include_str!("../../../../assets/schema.json")).unwrap();
+    assert_eq!(stored, schema, "renew it: mirrord-tui schema > assets/schema.json");
+}
