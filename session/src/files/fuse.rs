@@ -93,7 +93,11 @@ impl FileServer {
         let mount = Arc::clone(&self.mount);
         let open = tokio::task::spawn_blocking(move || {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            rustix::fs::openat(mount.as_fd(), number.to_string(), flags, Mode::empty())
+            let descriptor = rustix::fs::openat(mount.as_fd(), number.to_string(), flags, Mode::empty())?;
+            // The first close(2) on a file system waits for the server's answer to FLUSH, which is that no other needs to ask. It has
+            // to be this one: the host, which serves, closes the descriptor once it is handed over.
+            drop(rustix::io::fcntl_dupfd_cloexec(&descriptor, 0)?);
+            Ok::<_, rustix::io::Errno>(descriptor)
         });
         match timeout(SERVED_OPEN_TIMEOUT, open).await {
             Ok(Ok(Ok(descriptor))) => Ok(descriptor),
@@ -184,9 +188,10 @@ async fn answer(nodes: &Nodes, request: &Request) -> Option<Reply> {
             }
             Ok(Reply::empty())
         }
-        Operation::Flush | Operation::Access => Ok(Reply::empty()),
+        Operation::Access => Ok(Reply::empty()),
         Operation::StatFs => Ok(Reply::stat_fs()),
-        Operation::Lookup { .. } | Operation::Other => Err(Errno(libc::ENOSYS)),
+        // The kernel remembers what is not known here, and does not ask for it again.
+        Operation::Lookup { .. } | Operation::Flush | Operation::Other => Err(Errno(libc::ENOSYS)),
     };
     Some(reply.unwrap_or_else(|errno| Reply::error(errno.0)))
 }
