@@ -42,7 +42,7 @@ use crate::{
     args::{Args, Subject, USAGE},
     hand_over::HandOver,
     life::{Life, Signals, Stdin},
-    limits::{BLOCKING_THREADS, MESSAGE, SHUTDOWN_GRACE},
+    limits::{BLOCKING_THREADS, MESSAGE, SHUTDOWN_GRACE, WORKERS},
     network::TargetNetwork,
     server::AgentService,
     target::Target,
@@ -85,8 +85,8 @@ fn start() -> Result<()> {
     };
     target::join_user_namespace(pid)?;
     let target = Arc::new(Target::open(pid)?);
-    // One thread: the data path is memory copies, and a second one costs a connection more in wake-ups than it gains (BENCHMARKS.md).
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("agent")
         .enable_all()

@@ -7,6 +7,7 @@ use std::{
     os::{fd::OwnedFd, unix::ffi::OsStrExt, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread::available_parallelism,
 };
 
 use mirrord_layer::inherited;
@@ -21,6 +22,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use super::{HostError, bring_up::HOLDER_CONTROL, desk::Stop};
 use crate::{
+    limits::HOST_THREADS,
     registry::LOG_FILE,
     spec::SessionSpec,
     starter::{LISTENER_FD, LOCK_FD, OWNER_FD},
@@ -114,9 +116,9 @@ pub(super) fn ignored_signals() -> u64 {
     ignored & !SIGPIPE
 }
 
-/// One thread for all tasks: a connection crosses several of them, and each change of the thread is a wake-up (BENCHMARKS.md).
 pub(super) fn runtime() -> io::Result<Runtime> {
-    Builder::new_current_thread().thread_name("host").enable_all().build()
+    let threads = available_parallelism().map_or(2, usize::from).clamp(2, HOST_THREADS);
+    Builder::new_multi_thread().worker_threads(threads).thread_name("host").enable_all().build()
 }
 
 /// Stops the session when the other end of the owner's pipe is closed.

@@ -45,7 +45,7 @@ pub(crate) struct Ended {
 
 /// Runs a test's future as the session host runs: on several threads.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    // One thread, as the host has: what it must answer itself, it must not wait for.
+    // One thread: what the host has to answer itself, it must never wait for.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(future)
 }
