@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{Read, Seek, SeekFrom},
+    io::{BufRead, BufReader, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -14,8 +14,8 @@ use serde_json::Value;
 pub(crate) struct EventLog {
     path: PathBuf,
     read: u64,
-    /// The beginning of a line of which the end is not written yet.
-    partial: Vec<u8>,
+    /// Only lines with this text are kept.
+    only: Option<&'static str>,
     events: BTreeMap<u64, Value>,
     /// Rows that the stream says it left out.
     lost: u64,
@@ -23,7 +23,12 @@ pub(crate) struct EventLog {
 
 impl EventLog {
     pub(crate) fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), read: 0, partial: Vec::new(), events: BTreeMap::new(), lost: 0 }
+        Self { path: path.to_owned(), read: 0, only: None, events: BTreeMap::new(), lost: 0 }
+    }
+
+    /// From now on only lines with this text are kept.
+    pub(crate) fn keep_only(&mut self, text: &'static str) {
+        self.only = Some(text);
     }
 
     /// Rows that were left out so far because the session was too busy for its reader.
@@ -36,27 +41,35 @@ impl EventLog {
     /// # Panics
     /// When a line is not an event: whoever reads the stream would stumble as well.
     pub(crate) fn update(&mut self) -> &BTreeMap<u64, Value> {
-        let mut new = Vec::new();
         if let Ok(mut file) = File::open(&self.path)
             && file.seek(SeekFrom::Start(self.read)).is_ok()
         {
-            let bytes = file.read_to_end(&mut new).expect("read the events");
-            self.read += bytes as u64;
-        }
-        self.partial.extend(new);
-        let end = self.partial.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let lines: Vec<u8> = self.partial.drain(..end).collect();
-        for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let event: Value = serde_json::from_slice(line)
-                .unwrap_or_else(|error| panic!("{error} in the event {}", String::from_utf8_lossy(line)));
-            if let Some(lost) = event["gap"].as_u64() {
-                self.lost += lost;
-                continue;
+            let mut reader = BufReader::new(file);
+            let mut line = Vec::new();
+            loop {
+                line.clear();
+                let bytes = reader.read_until(b'\n', &mut line).expect("read the events");
+                // What the program has not written to its end is read the next time.
+                let Some(event) = line.strip_suffix(b"\n") else { break };
+                self.read += bytes as u64;
+                self.take(std::str::from_utf8(event).expect("events are UTF-8"));
             }
-            let seq = event["seq"].as_u64().expect("an event has a number");
-            self.events.insert(seq, event);
         }
         &self.events
+    }
+
+    fn take(&mut self, line: &str) {
+        if self.only.is_some_and(|only| !line.contains(only) && !line.starts_with("{\"gap\"")) {
+            return;
+        }
+        let event: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in the event {line}"));
+        if let Some(lost) = event["gap"].as_u64() {
+            self.lost += lost;
+            return;
+        }
+        let seq = event["seq"].as_u64().expect("an event has a number");
+        self.events.insert(seq, event);
     }
 }
 
