@@ -185,17 +185,17 @@ struct Watched {
     draws: Rc<RefCell<usize>>,
     pressed: std::sync::mpsc::Receiver<Instant>,
     keys: Rc<RefCell<Vec<Duration>>>,
-    selected: Option<u64>,
+    hints: bool,
 }
 
 impl Screen for Watched {
     fn draw(&mut self, model: &Model) -> io::Result<()> {
         self.terminal.draw(|frame| view::draw(model, frame))?;
         *self.draws.borrow_mut() += 1;
-        // A key moves the choice: the picture that shows another one is its answer.
-        let selected = model.session.as_ref().and_then(|session| session.stream()?.selected());
-        if selected != self.selected {
-            self.selected = selected;
+        // Each key shows or hides the hints: the picture that has changed in that is its answer. (Not the choice: rows that leave
+        // the list move it as well.)
+        if model.options.hints != self.hints {
+            self.hints = model.options.hints;
             self.keys.borrow_mut().extend(self.pressed.try_iter().map(|at| at.elapsed()));
         }
         Ok(())
@@ -247,7 +247,7 @@ fn live(rate: Option<u64>, wall: Duration) -> Run {
         draws: Rc::clone(&draws),
         pressed,
         keys: Rc::clone(&keys),
-        selected: None,
+        hints: model.options.hints,
     };
     let mut events = Some(ReceiverStream::new(keys_rx));
     let inputs = Inputs { open: Box::new(move || events.take().unwrap()), msgs, effects, signals };
@@ -256,11 +256,9 @@ fn live(rate: Option<u64>, wall: Duration) -> Run {
     let typist = thread::spawn(move || {
         // What the beginning costs, and the graphs of the time before, are not the figure.
         thread::sleep(Duration::from_secs(2));
-        let mut turn = 0;
         while rate.is_some() && !left.load(Ordering::Relaxed) {
             thread::sleep(KEYS);
-            turn += 1;
-            let code = if turn % 2 == 0 { KeyCode::Down } else { KeyCode::Up };
+            let code = KeyCode::Char('H');
             pressed_tx.send(Instant::now()).unwrap();
             if keys_tx.blocking_send(Ok(TerminalEvent::Key(KeyEvent::from(code)))).is_err() {
                 return;

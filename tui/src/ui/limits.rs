@@ -44,7 +44,7 @@ pub(crate) const MESSAGES: usize = 16;
 /// Rows of a session that come at once, e.g. all that the host holds when one attaches: as many as are kept.
 pub(crate) const ROWS_AT_ONCE: f64 = 50_000.0;
 /// Rows that are taken each second after that; the host counts what it leaves out. It costs less than 10 % of a core.
-pub(crate) const ROWS_PER_SECOND: f64 = 40_000.0;
+pub(crate) const ROWS_PER_SECOND: f64 = 30_000.0;
 /// Messages taken per turn, so that a key press waits for at most these.
 pub(crate) const MESSAGES_PER_TURN: usize = 8;
 /// Effects on their way to the connection; a person does not press keys faster than they are run.
