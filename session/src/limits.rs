@@ -143,8 +143,11 @@ pub const JOB_SETTLED: Duration = Duration::from_secs(60);
 pub const EPHEMERAL_AGENT_PORTS: (u16, u16) = (20_000, 12_000);
 /// Opening a port-forward, the far end's first bytes included.
 pub const FORWARD_OPEN: Duration = Duration::from_secs(10);
-/// Largest message of a port-forward: relay chunks are cut into these; the API server takes 32 MiB.
+/// Largest message of a port-forward, in bytes: relay chunks are cut into these. Larger ones gained nothing; a frame of SPDY may have
+/// 16 MiB (24 bits of length), a message of a WebSocket 32 MiB at the API server.
 pub const FORWARD_MESSAGE: usize = 64 << 10;
+/// Longest frame of a port-forward that is kept as a whole: a sentence about a failure, which names the pod and the port.
+pub const FORWARD_CONTROL: usize = 4 << 10;
 
 // ---- agent link
 

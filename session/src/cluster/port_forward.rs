@@ -1,33 +1,28 @@
-//! One byte stream to a port of a pod, through the API server: a WebSocket of its own, without a task in between.
+//! One byte stream to a port of a pod, through the API server.
 //!
-//! The client crate's own port-forward shares one WebSocket among ports, so that one slow port stops the others, and cuts what is
-//! written into messages of 4 KiB. Here a message is as long as what was written, and reading stops when the reader does.
+//! SPDY/3.1 first, which every version of Kubernetes speaks and nobody on the way has to unmask; where something between here and the
+//! API server lets none of it pass, the older of the two kinds of WebSocket. The client crate has the WebSocket only, shares it among
+//! ports, so that one slow port stops the others, and cuts what is written into messages of 4 KiB.
 
-use std::{
-    io::{self, IoSlice},
-    pin::Pin,
-    task::{Context, Poll, ready},
+mod spdy;
+mod websocket;
+
+use std::io;
+
+use hyper::{
+    Method, StatusCode,
+    header::{CONNECTION, UPGRADE},
 };
-
-use bytes::{Buf, Bytes};
-use futures_util::{Sink, Stream};
+use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Client, Resource, core::Request};
+use kube::{Client, Resource, client::Body, core::Request};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
-use tokio_tungstenite::tungstenite::{self, Message};
 
-use crate::{
-    agent_link::Transport,
-    limits::{FORWARD_MESSAGE, FORWARD_OPEN},
-};
-
-/// Channel of the data of the only port.
-const DATA: u8 = 0;
-/// Channel of errors of the only port.
-const ERROR: u8 = 1;
+use self::{spdy::Spdy, websocket::WebSocket};
+use crate::{agent_link::Transport, limits::FORWARD_OPEN};
 
 /// Opens a stream to a port of a pod; returns when the other end has said its first bytes, which a gRPC server does at once.
 /// Nothing less proves that somebody listens: the API server accepts the stream before the node is asked.
@@ -40,188 +35,169 @@ pub(crate) async fn open(
     pod: &str,
     port: u16,
 ) -> Result<Box<dyn Transport>, kube::Error> {
+    let opened = timeout(FORWARD_OPEN, async {
+        match spdy(client, namespace, pod).await? {
+            Some(connection) => begun(Spdy::new(connection, port).map_err(unusable)?).await,
+            None => begun(websocket(client, namespace, pod, port).await?).await,
+        }
+    });
+    opened.await.unwrap_or_else(|late| Err(unusable(late.into())))
+}
+
+/// A way to put the bytes of one port onto a connection to the API server.
+trait Forward: Transport + 'static {
+    /// Waits until there is something to read.
+    fn first_bytes(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+async fn begun(mut forward: impl Forward) -> Result<Box<dyn Transport>, kube::Error> {
+    forward.first_bytes().await.map_err(unusable)?;
+    Ok(Box::new(forward))
+}
+
+fn unusable(error: io::Error) -> kube::Error {
+    kube::Error::Service(error.into())
+}
+
+/// Asks for SPDY, as kubectl before 1.31 does. `None`: no; the reason is told by whoever is asked for a WebSocket then.
+async fn spdy(
+    client: &Client,
+    namespace: &str,
+    pod: &str,
+) -> Result<Option<impl AsyncRead + AsyncWrite + Send + Unpin + use<>>, kube::Error> {
+    let url = format!("{}/{pod}/portforward", Pod::url_path(&(), Some(namespace)));
+    let request = hyper::Request::builder()
+        .method(Method::POST)
+        .uri(url)
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, spdy::UPGRADE)
+        .header("X-Stream-Protocol-Version", spdy::STREAMS)
+        .body(Body::empty())
+        .map_err(kube::Error::HttpError)?;
+    let answer = client.send(request).await?;
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        tracing::debug!(status = %answer.status(), "the API server speaks no SPDY");
+        return Ok(None);
+    }
+    let upgraded = hyper::upgrade::on(answer).await.map_err(kube::Error::HyperError)?;
+    Ok(Some(TokioIo::new(upgraded)))
+}
+
+async fn websocket(
+    client: &Client,
+    namespace: &str,
+    pod: &str,
+    port: u16,
+) -> Result<impl Forward, kube::Error> {
     let request = Request::new(Pod::url_path(&(), Some(namespace)))
         .portforward(pod, &[port])
         .map_err(kube::Error::BuildRequest)?;
-    let opened = timeout(FORWARD_OPEN, async {
-        let mut forward = Forward::new(client.connect(request).await?.into_stream());
-        forward.first_bytes().await.map_err(|error| kube::Error::Service(error.into()))?;
-        Ok(forward)
-    });
-    match opened.await {
-        Ok(opened) => opened.map(|forward| Box::new(forward) as Box<dyn Transport>),
-        Err(late) => Err(kube::Error::Service(io::Error::from(late).into())),
-    }
-}
-
-/// The data of one forwarded port as a byte stream.
-struct Forward<W> {
-    socket: W,
-    /// Received and not yet read.
-    data: Bytes,
-    /// Whether the first message of a channel, which only repeats the port, has come.
-    begun: [bool; 2],
-    ended: bool,
-}
-
-impl<W> Forward<W>
-where
-    W: Stream<Item = tungstenite::Result<Message>> + Sink<Message, Error = tungstenite::Error> + Unpin,
-{
-    const fn new(socket: W) -> Self {
-        Self { socket, data: Bytes::new(), begun: [false; 2], ended: false }
-    }
-
-    /// Waits until there is something to read.
-    async fn first_bytes(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_data(cx)).await?;
-        if self.data.is_empty() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
-    }
-
-    /// Ready: there are data, or the stream has ended.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.data.is_empty() && !self.ended {
-            match ready!(Pin::new(&mut self.socket).poll_next(cx)) {
-                None | Some(Ok(Message::Close(_))) => self.ended = true,
-                Some(Ok(Message::Binary(message))) => self.take(message)?,
-                // Pings are answered by the socket itself; the API server sends no text.
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    fn take(&mut self, mut message: Bytes) -> io::Result<()> {
-        let Some(channel) = message.try_get_u8().ok() else { return Ok(()) };
-        let Some(begun) = self.begun.get_mut(usize::from(channel)) else {
-            return Err(io::Error::other(format!(
-                "the API server sent data of an unknown channel, {channel}"
-            )));
-        };
-        if !*begun {
-            *begun = true;
-        } else if channel == ERROR {
-            return Err(io::Error::other(String::from_utf8_lossy(&message).into_owned()));
-        } else {
-            self.data = message;
-        }
-        Ok(())
-    }
-}
-
-impl<W> AsyncRead for Forward<W>
-where
-    W: Stream<Item = tungstenite::Result<Message>> + Sink<Message, Error = tungstenite::Error> + Unpin,
-{
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        ready!(this.poll_data(cx))?;
-        let length = this.data.len().min(buffer.remaining());
-        buffer.put_slice(&this.data.split_to(length));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<W> AsyncWrite for Forward<W>
-where
-    W: Stream<Item = tungstenite::Result<Message>> + Sink<Message, Error = tungstenite::Error> + Unpin,
-{
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
-    }
-
-    /// A frame of HTTP/2 comes as its head and its data: they go as one message.
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        ready!(Pin::new(&mut this.socket).poll_ready(cx)).map_err(io::Error::other)?;
-        let all: usize = parts.iter().map(|part| part.len()).sum();
-        let length = all.min(FORWARD_MESSAGE);
-        let mut message = Vec::with_capacity(length + 1);
-        message.push(DATA);
-        for part in parts {
-            let room = (length + 1).saturating_sub(message.len());
-            message.extend_from_slice(part.get(..room).unwrap_or(part));
-        }
-        Pin::new(&mut this.socket).start_send(Message::binary(message)).map_err(io::Error::other)?;
-        Poll::Ready(Ok(length))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_flush(cx).map_err(io::Error::other)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().socket).poll_close(cx).map_err(io::Error::other)
-    }
+    Ok(WebSocket::new(client.connect(request).await?.into_stream()))
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
-    use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
+    use futures_util::SinkExt;
+    use hyper::client::conn::http1;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio_tungstenite::{
+        accept_hdr_async,
+        tungstenite::{
+            Message,
+            handshake::server::{Request, Response},
+        },
+    };
 
     use super::*;
 
-    async fn pair()
-    -> (Forward<WebSocketStream<tokio::io::DuplexStream>>, WebSocketStream<tokio::io::DuplexStream>) {
-        let (ours, theirs) = duplex(1 << 20);
-        let client = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
-        let server = WebSocketStream::from_raw_socket(theirs, Role::Server, None).await;
-        (Forward::new(client), server)
+    /// A client whose requests go, one after the other, to what the test does with the other end; and what moves its bytes.
+    async fn client() -> (Client, impl Future<Output = hyper::Result<()>>, DuplexStream) {
+        let (ours, theirs) = duplex(1 << 16);
+        let (sender, connection) = http1::handshake(TokioIo::new(ours)).await.unwrap();
+        let sender = std::sync::Arc::new(tokio::sync::Mutex::new(sender));
+        let service = tower::service_fn(move |request: hyper::Request<Body>| {
+            let sender = std::sync::Arc::clone(&sender);
+            async move {
+                let mut sender = sender.lock().await;
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        });
+        (Client::new(service, "shop"), connection.with_upgrades(), theirs)
     }
 
-    async fn send(server: &mut WebSocketStream<tokio::io::DuplexStream>, message: &[u8]) {
-        use futures_util::SinkExt;
-        server.send(Message::binary(message.to_vec())).await.unwrap();
+    /// Reads a request without a body.
+    async fn request(server: &mut DuplexStream) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(server.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    async fn answer(server: &mut DuplexStream, status: &str) {
+        server.write_all(format!("HTTP/1.1 {status}\r\n\r\n").as_bytes()).await.unwrap();
     }
 
     #[tokio::test]
-    async fn data_pass_in_both_directions() {
-        use futures_util::StreamExt;
-        let (mut forward, mut server) = pair().await;
-        for message in [&[0, 0x61, 0x1e][..], &[1, 0x61, 0x1e], &[0, b'a', b'b'], &[0], &[0, b'c']] {
-            send(&mut server, message).await;
-        }
-        forward.first_bytes().await.unwrap();
-        let mut read = [0; 3];
-        forward.read_exact(&mut read).await.unwrap();
-        assert_eq!(&read, b"abc");
-        forward.write_all(&vec![7; FORWARD_MESSAGE + 1]).await.unwrap();
-        forward.flush().await.unwrap();
-        let first = server.next().await.unwrap().unwrap().into_data();
-        let second = server.next().await.unwrap().unwrap().into_data();
-        assert_eq!((first.len(), &second[..]), (FORWARD_MESSAGE + 1, &[DATA, 7][..]));
-        let parts = [IoSlice::new(b"head"), IoSlice::new(&[7; FORWARD_MESSAGE])];
-        assert_eq!(forward.write_vectored(&parts).await.unwrap(), FORWARD_MESSAGE);
-        forward.flush().await.unwrap();
-        let together = server.next().await.unwrap().unwrap().into_data();
-        assert_eq!((together.len(), &together[..6]), (FORWARD_MESSAGE + 1, &b"\0head\x07"[..]));
-        server.close(None).await.unwrap();
-        assert_eq!(forward.read(&mut read).await.unwrap(), 0);
+    async fn spdy_is_asked_for_first() {
+        let (client, connection, mut server) = client().await;
+        let served = async {
+            let head = request(&mut server).await.to_lowercase();
+            assert!(
+                head.starts_with("post /api/v1/namespaces/shop/pods/web/portforward http/1.1\r\n"),
+                "{head}"
+            );
+            for header in
+                ["connection: upgrade", "upgrade: spdy/3.1", "x-stream-protocol-version: portforward.k8s.io"]
+            {
+                assert!(head.contains(&format!("\r\n{header}\r\n")), "{head}");
+            }
+            answer(&mut server, "101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1").await;
+            server.write_all(b"\0\0\0\x03\0\0\0\x01a").await.unwrap();
+        };
+        let (opened, ..) = tokio::join!(open(&client, "shop", "web", 80), served, connection);
+        assert_eq!(opened.unwrap().read_u8().await.unwrap(), b'a');
     }
 
     #[tokio::test]
-    async fn a_port_on_which_nobody_listens_is_an_error_with_its_reason() {
-        let (mut forward, mut server) = pair().await;
-        for message in [&[0, 0x61, 0x1e][..], &[1, 0x61, 0x1e], b"\x01connection refused"] {
-            send(&mut server, message).await;
-        }
-        assert!(forward.first_bytes().await.unwrap_err().to_string().contains("connection refused"));
-        let (mut forward, mut server) = pair().await;
-        server.close(None).await.unwrap();
-        assert_eq!(forward.first_bytes().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    async fn where_spdy_does_not_pass_a_websocket_is_asked_for() {
+        let (client, connection, mut server) = client().await;
+        let served = async {
+            request(&mut server).await;
+            answer(&mut server, "403 Forbidden\r\nContent-Length: 0").await;
+            #[expect(clippy::result_large_err, reason = "the callback's type is the library's")]
+            let protocol = |request: &Request, mut response: Response| {
+                assert_eq!(request.uri().path(), "/api/v1/namespaces/shop/pods/web/portforward");
+                assert!(request.uri().query().unwrap().ends_with("ports=80"));
+                response.headers_mut().insert("Sec-WebSocket-Protocol", "v4.channel.k8s.io".parse().unwrap());
+                Ok(response)
+            };
+            let mut socket = accept_hdr_async(server, protocol).await.unwrap();
+            for message in [&[0, 80, 0][..], &[1, 80, 0], &[0, b'a']] {
+                socket.send(Message::binary(message.to_vec())).await.unwrap();
+            }
+            socket
+        };
+        let (opened, ..) = tokio::join!(open(&client, "shop", "web", 80), served, connection);
+        assert_eq!(opened.unwrap().read_u8().await.unwrap(), b'a');
+    }
+
+    #[tokio::test]
+    async fn a_refusal_of_both_is_told_in_the_words_of_the_server() {
+        let (client, connection, mut server) = client().await;
+        let served = async {
+            for body in [
+                "{}",
+                r#"{"kind":"Status","status":"Failure","code":403,"reason":"Forbidden","message":"no"}"#,
+            ] {
+                request(&mut server).await;
+                answer(&mut server, &format!("403 Forbidden\r\nContent-Length: {}", body.len())).await;
+                server.write_all(body.as_bytes()).await.unwrap();
+            }
+            drop(server);
+        };
+        let (opened, ..) = tokio::join!(open(&client, "shop", "web", 80), served, connection);
+        assert!(matches!(opened.err(), Some(kube::Error::Api(status)) if status.message == "no"));
     }
 }
