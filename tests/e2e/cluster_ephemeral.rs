@@ -74,6 +74,27 @@ fn it_ends_by_itself_when_the_host_is_killed() {
     is_over(&stolen, "SIGKILL of the host");
 }
 
+/// It is among the processes of the target's container, and ends with them.
+#[test]
+fn a_container_that_is_started_again_gets_another() {
+    let Some(stolen) = Stolen::new("eph-again", env!("CARGO_BIN_EXE_e2e-tool")) else { return };
+    let world = World::new(User::Root);
+    let config = config(&stolen, &world);
+    let kubeconfig = stolen.namespace.cluster.kubeconfig_for(&world);
+    let session = stolen.steal_with(&world, &kubeconfig, &["-f", &config]);
+    assert_eq!(states(&stolen).len(), 1);
+    stolen.namespace.crash("app");
+    wait_until("another agent steals", GONE, || {
+        let states = states(&stolen);
+        states.iter().any(|state| state["terminated"].is_object())
+            && states.iter().any(|state| state["running"].is_object())
+            && stolen.is_stolen()
+    });
+    session.wait_mode(8080, "steal");
+    session.stop();
+    is_over(&stolen, "stop after the end of the target's container");
+}
+
 /// The agent listens in the pod's own network: whoever took its port would cut off the session.
 #[test]
 fn its_own_port_is_not_taken() {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use mirrord_tests::{Cluster, GONE, Namespace, Screen, Session, User, World, request, wait_for, wait_until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A rollout starts and ends pods one after the other.
 const ROLLOUT: Duration = Duration::from_secs(60);
@@ -221,6 +221,39 @@ fn every_pod_gets_its_port_back() {
     let answers = workload.answers();
     assert!(answers.iter().all(|(_, answer)| !answer.starts_with("own ")), "{answers:?}");
     println!("gone after {:?}", workload.namespace.no_agents());
+}
+
+/// As ephemeral containers of the pods, nothing else is created.
+#[test]
+fn agents_of_all_pods_can_be_ephemeral() {
+    let Some(workload) = Workload::new("all-eph", 2) else { return };
+    let world = World::new(User::Root);
+    let agent = json!({"image": workload.namespace.cluster.agent_image(&world), "ephemeral": true});
+    let config = world.write("ephemeral.json", &json!({ "agent": agent }).to_string());
+    let options = ["-t", "deployment/api", "--all-pods", "-p", "8080", "--steal", "-f", &config];
+    let session = Clerks::new(&world, &workload.namespace).start(&options, "8080", "own");
+    session.wait_mode(8080, "steal");
+    assert_eq!(pods_of(&session.info()), workload.names());
+    assert!(workload.all_stolen(), "{:?}", workload.answers());
+    assert_eq!(workload.namespace.agents(), [""; 0], "no job, no pod, no ConfigMap");
+
+    workload.namespace.kubectl(&["scale", "deployment/api", "--replicas=3"]);
+    workload.namespace.kubectl(&["rollout", "status", "deployment/api", "--timeout=60s"]);
+    wait_pods(&session, &workload);
+    wait_until("the new pod is stolen from", GONE, || workload.all_stolen());
+    session.stop();
+    let answers = workload.answers();
+    assert!(answers.iter().all(|(_, answer)| !answer.starts_with("own ")), "{answers:?}");
+    wait_until("every agent has ended", GONE, || {
+        let pods = workload.namespace.get(&["pods", "-l", "app=api"]);
+        let pods = pods["items"].as_array().cloned().unwrap_or_default();
+        pods.len() == 3
+            && pods.iter().all(|pod| {
+                let agents = pod["status"]["ephemeralContainerStatuses"].as_array();
+                agents
+                    .is_some_and(|agents| agents.iter().all(|agent| agent["state"]["terminated"].is_object()))
+            })
+    });
 }
 
 /// Sessions that are started at a time: the machine has two cores.

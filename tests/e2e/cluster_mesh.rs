@@ -24,6 +24,13 @@ struct Mesh {
     peer: Peer,
 }
 
+/// Where the agent is.
+#[derive(Clone, Copy)]
+enum Agent {
+    Job,
+    Ephemeral,
+}
+
 /// Whom the application sees behind the proxy.
 #[derive(Clone, Copy)]
 enum Peer {
@@ -94,7 +101,17 @@ COMMIT
 
 #[test]
 fn istio_with_an_init_container() {
-    works_behind(&Mesh {
+    works_behind("mesh-istio", &istio(), Agent::Job);
+}
+
+/// Its process is in the pod, and the proxy's rules hold for what it sends as well.
+#[test]
+fn istio_with_an_agent_in_the_pod() {
+    works_behind("mesh-ephemeral", &istio(), Agent::Ephemeral);
+}
+
+fn istio() -> Mesh {
+    Mesh {
         mode: "istio",
         named: "Istio (sidecar)",
         proxy: ("istio-proxy", 1337),
@@ -103,26 +120,23 @@ fn istio_with_an_init_container() {
         restore: "iptables-nft-restore",
         rules: ISTIO,
         peer: Peer::Fixed("127.0.0.6"),
-    });
+    }
 }
 
 #[test]
 fn istio_with_its_cni_plugin() {
-    works_behind(&Mesh {
-        mode: "istio",
+    let mesh = Mesh {
         named: "Istio (sidecar, CNI)",
-        proxy: ("istio-proxy", 1337),
         init: Some("istio-validation"),
-        annotations: json!({}),
         restore: "iptables-legacy-restore",
-        rules: ISTIO,
-        peer: Peer::Fixed("127.0.0.6"),
-    });
+        ..istio()
+    };
+    works_behind("mesh-istio-cni", &mesh, Agent::Job);
 }
 
 #[test]
 fn istio_without_sidecars() {
-    works_behind(&Mesh {
+    let mesh = Mesh {
         mode: "ambient",
         named: "Istio (ambient)",
         // Not in the pod in truth, but its sockets are.
@@ -132,12 +146,13 @@ fn istio_without_sidecars() {
         restore: "iptables-nft-restore",
         rules: AMBIENT,
         peer: Peer::Client,
-    });
+    };
+    works_behind("mesh-ambient", &mesh, Agent::Job);
 }
 
 #[test]
 fn linkerd() {
-    works_behind(&Mesh {
+    let mesh = Mesh {
         mode: "linkerd",
         named: "Linkerd",
         proxy: ("linkerd-proxy", 2102),
@@ -146,15 +161,22 @@ fn linkerd() {
         restore: "iptables-legacy-restore",
         rules: LINKERD,
         peer: Peer::Pod,
-    });
+    };
+    works_behind("mesh-linkerd", &mesh, Agent::Job);
 }
 
 #[track_caller]
-fn works_behind(mesh: &Mesh) {
-    let Some(place) = Place::new(mesh) else { return };
+fn works_behind(test: &str, mesh: &Mesh, agent: Agent) {
+    let Some(place) = Place::new(test, mesh) else { return };
     let world = World::new(User::Root);
-    let kubeconfig = place.namespace.cluster.kubeconfig_for(&world);
-    let target = ["--kubeconfig", &kubeconfig, "-n", &place.namespace.name, "-t", "pod/app"];
+    let cluster = place.namespace.cluster;
+    let kubeconfig = cluster.kubeconfig_for(&world);
+    let agent = match agent {
+        Agent::Job => json!({}),
+        Agent::Ephemeral => json!({"image": cluster.agent_image(&world), "ephemeral": true}),
+    };
+    let config = world.write("agent.json", &json!({ "agent": agent }).to_string());
+    let target = ["--kubeconfig", &kubeconfig, "-n", &place.namespace.name, "-t", "pod/app", "-f", &config];
 
     let doctor = world.run([&["doctor"], &target[..]].concat());
     assert!(doctor.out().contains(mesh.named), "preflight does not name {}: {}", mesh.named, doctor.out());
@@ -200,10 +222,8 @@ struct Place {
 }
 
 impl Place {
-    fn new(mesh: &Mesh) -> Option<Self> {
-        let name = format!("mesh-{}", mesh.proxy.0.trim_end_matches("-proxy"));
-        let name = if mesh.init == Some("istio-validation") { format!("{name}-cni") } else { name };
-        let namespace = Cluster::get(&name)?.namespace(&name);
+    fn new(test: &str, mesh: &Mesh) -> Option<Self> {
+        let namespace = Cluster::get(test)?.namespace(test);
         namespace.create(&pod(mesh).to_string());
         let python = ["python3", "-c", SIDECAR, "app", "8080", "customer"];
         let customer = namespace.pod("customer", "python", &python);
