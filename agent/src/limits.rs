@@ -8,7 +8,8 @@ use std::time::Duration;
 pub(crate) const IDLE: Duration = Duration::from_secs(30);
 /// How long open streams may take to end once the agent ends. The host kills a local agent after its own 2 s.
 pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
-/// Threads of the runtime. The data path is memory copies; more threads would take time from the target.
+/// Threads of the runtime. The data path is memory copies; more threads would take time from the target, and one falls behind on a busy
+/// machine (BENCHMARKS.md, "One thread for host and agent").
 pub(crate) const WORKERS: usize = 2;
 /// Blocking threads: slow file operations. More would only queue inside the same file system.
 pub(crate) const BLOCKING_THREADS: usize = 8;

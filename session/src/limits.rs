@@ -333,7 +333,8 @@ pub const UNIX_RELAYS: usize = 256;
 pub const STOPS: usize = 4;
 /// How long tasks that block may keep the host from ending; they hold nothing that matters by then.
 pub const RUNTIME_STOP: Duration = Duration::from_millis(200);
-/// Most threads of the host's runtime: its work is mostly waiting.
+/// Most threads of the host's runtime: its work is mostly waiting. One alone falls behind on a busy machine (BENCHMARKS.md, "One thread for
+/// host and agent").
 pub const HOST_THREADS: usize = 8;
 /// glibc's allocator in a session host: buffers of relays stay in the heap instead of being unmapped and faulted in again for every
 /// chunk (3 GiB relayed: 10 000 instead of 200 000 page faults, 15 % less CPU), and at most 16 MiB of it lie idle per arena.

@@ -69,9 +69,7 @@ fn each_was_answered_by_one(asked: usize, pod: &str, own: &str, answers: &str) {
     let mut by = HashSet::new();
     for line in lines(answers) {
         let (id, name) = line.split_once(' ').unwrap();
-        if !by.contains(name) {
-            by.insert(name.to_owned());
-        }
+        by.insert(name.to_owned());
         let index: usize = id.parse().unwrap();
         let seen = (pod[index], own[index]);
         match name {

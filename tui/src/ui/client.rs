@@ -328,9 +328,9 @@ mod tests {
         }
         let rate = f64::from(u32::try_from(taken).unwrap()) / 10.0 / limits::ROWS_PER_SECOND;
         assert!((0.97..=1.03).contains(&rate), "{taken}");
-        // A second of rest earns a second of rows.
-        now += Duration::from_secs(1);
-        assert_eq!(allowance.take(29_000, now), Duration::ZERO);
+        // A rest earns the rows of its time.
+        now += Duration::from_secs_f64(1.01 * 10_000.0 / limits::ROWS_PER_SECOND);
+        assert_eq!(allowance.take(10_000, now), Duration::ZERO);
     }
 
     #[test]
