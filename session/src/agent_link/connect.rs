@@ -104,7 +104,8 @@ impl Channels {
     pub(super) async fn connect(endpoint: Endpoint, token: &str) -> Result<Self, LinkError> {
         let mut token = MetadataValue::try_from(token).map_err(|_| LinkError::Token)?;
         token.set_sensitive(true);
-        let (control, bulk) = tokio::try_join!(channel(&endpoint), channel(&endpoint))?;
+        let control = channel(&endpoint).await?;
+        let bulk = channel(&endpoint).await?;
         let client = |channel| {
             AgentClient::with_interceptor(channel, Token(token.clone()))
                 .max_decoding_message_size(AGENT_MESSAGE)
