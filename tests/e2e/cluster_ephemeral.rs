@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 /// A configuration file with such an agent.
 fn config(stolen: &Stolen, world: &World) -> String {
-    let image = stolen.namespace.cluster.agent_image(world);
-    world.write("ephemeral.json", &json!({"agent": {"image": image, "ephemeral": true}}).to_string())
+    let agent = stolen.namespace.cluster.ephemeral_agent(world);
+    world.write("ephemeral.json", &json!({ "agent": agent }).to_string())
 }
 
 /// The states of the agents' containers in the pod, as Kubernetes tells them.

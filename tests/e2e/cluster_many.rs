@@ -228,7 +228,7 @@ fn every_pod_gets_its_port_back() {
 fn agents_of_all_pods_can_be_ephemeral() {
     let Some(workload) = Workload::new("all-eph", 2) else { return };
     let world = World::new(User::Root);
-    let agent = json!({"image": workload.namespace.cluster.agent_image(&world), "ephemeral": true});
+    let agent = workload.namespace.cluster.ephemeral_agent(&world);
     let config = world.write("ephemeral.json", &json!({ "agent": agent }).to_string());
     let options = ["-t", "deployment/api", "--all-pods", "-p", "8080", "--steal", "-f", &config];
     let session = Clerks::new(&world, &workload.namespace).start(&options, "8080", "own");

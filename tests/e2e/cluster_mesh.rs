@@ -173,7 +173,7 @@ fn works_behind(test: &str, mesh: &Mesh, agent: Agent) {
     let kubeconfig = cluster.kubeconfig_for(&world);
     let agent = match agent {
         Agent::Job => json!({}),
-        Agent::Ephemeral => json!({"image": cluster.agent_image(&world), "ephemeral": true}),
+        Agent::Ephemeral => cluster.ephemeral_agent(&world),
     };
     let config = world.write("agent.json", &json!({ "agent": agent }).to_string());
     let target = ["--kubeconfig", &kubeconfig, "-n", &place.namespace.name, "-t", "pod/app", "-f", &config];

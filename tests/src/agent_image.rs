@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
+use serde_json::{Value, json};
+
 use crate::{Cluster, LIMIT, World, wait_for};
 
 impl Cluster {
@@ -26,5 +28,15 @@ impl Cluster {
         session.stop();
         self.image(world, "mirrord-agent", &program);
         "registry.test/mirrord-agent:1"
+    }
+
+    /// `agent` of a configuration file for an agent as an ephemeral container, of that image.
+    ///
+    /// # Panics
+    /// When no session can be started.
+    #[must_use]
+    #[track_caller]
+    pub fn ephemeral_agent(&self, world: &World) -> Value {
+        json!({"image": self.agent_image(world), "ephemeral": true})
     }
 }

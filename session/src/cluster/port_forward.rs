@@ -7,8 +7,9 @@
 mod spdy;
 mod websocket;
 
-use std::io;
+use std::io::{self, IoSlice};
 
+use bytes::BufMut;
 use hyper::{
     Method, StatusCode,
     header::{CONNECTION, UPGRADE},
@@ -22,7 +23,10 @@ use tokio::{
 };
 
 use self::{spdy::Spdy, websocket::WebSocket};
-use crate::{agent_link::Transport, limits::FORWARD_OPEN};
+use crate::{
+    agent_link::Transport,
+    limits::{FORWARD_MESSAGE, FORWARD_OPEN},
+};
 
 /// Opens a stream to a port of a pod; returns when the other end has said its first bytes, which a gRPC server does at once.
 /// Nothing less proves that somebody listens: the API server accepts the stream before the node is asked.
@@ -48,6 +52,21 @@ pub(crate) async fn open(
 trait Forward: Transport + 'static {
     /// Waits until there is something to read.
     fn first_bytes(&mut self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+/// How much of what is written goes into one message.
+fn fits(parts: &[IoSlice<'_>]) -> usize {
+    parts.iter().map(|part| part.len()).sum::<usize>().min(FORWARD_MESSAGE)
+}
+
+/// Puts the first `length` bytes of what is written into a message. A frame of HTTP/2 comes as its head and its data: they go as one.
+fn put(parts: &[IoSlice<'_>], length: usize, message: &mut impl BufMut) {
+    let mut left = length;
+    for part in parts {
+        let taken = part.get(..left).unwrap_or(part);
+        message.put_slice(taken);
+        left -= taken.len();
+    }
 }
 
 async fn begun(mut forward: impl Forward) -> Result<Box<dyn Transport>, kube::Error> {

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use self::frame::{Headers, Kind};
-use super::Forward;
+use super::{Forward, fits, put};
 use crate::limits::{FORWARD_CONTROL, FORWARD_MESSAGE};
 
 /// The protocol of the connection, as `Upgrade` names it.
@@ -185,7 +185,6 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Spdy<C> {
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
-    /// A frame of HTTP/2 comes as its head and its data: they go as one frame.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -193,14 +192,9 @@ impl<C: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Spdy<C> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(this.poll_drain(cx))?;
-        let length = parts.iter().map(|part| part.len()).sum::<usize>().min(FORWARD_MESSAGE);
+        let length = fits(parts);
         frame::put_data_head(&mut this.output, DATA, length);
-        let mut left = length;
-        for part in parts {
-            let taken = part.get(..left).unwrap_or(part);
-            this.output.extend_from_slice(taken);
-            left -= taken.len();
-        }
+        put(parts, length, &mut this.output);
         if let Poll::Ready(Err(error)) = this.poll_drain(cx) {
             return Poll::Ready(Err(error));
         }

@@ -11,8 +11,7 @@ use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::{self, Message};
 
-use super::Forward;
-use crate::limits::FORWARD_MESSAGE;
+use super::{Forward, fits, put};
 
 /// Channel of the data of the only port.
 const DATA: u8 = 0;
@@ -108,7 +107,6 @@ where
         self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
-    /// A frame of HTTP/2 comes as its head and its data: they go as one message.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -116,14 +114,10 @@ where
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.socket).poll_ready(cx)).map_err(io::Error::other)?;
-        let all: usize = parts.iter().map(|part| part.len()).sum();
-        let length = all.min(FORWARD_MESSAGE);
+        let length = fits(parts);
         let mut message = Vec::with_capacity(length + 1);
         message.push(DATA);
-        for part in parts {
-            let room = (length + 1).saturating_sub(message.len());
-            message.extend_from_slice(part.get(..room).unwrap_or(part));
-        }
+        put(parts, length, &mut message);
         Pin::new(&mut this.socket).start_send(Message::binary(message)).map_err(io::Error::other)?;
         Poll::Ready(Ok(length))
     }
@@ -147,6 +141,7 @@ mod tests {
     use tokio_tungstenite::{WebSocketStream, tungstenite::protocol::Role};
 
     use super::*;
+    use crate::limits::FORWARD_MESSAGE;
 
     async fn pair()
     -> (WebSocket<WebSocketStream<tokio::io::DuplexStream>>, WebSocketStream<tokio::io::DuplexStream>) {
